@@ -1,0 +1,1 @@
+"""What an operator may change: typed settings and the model catalogue."""

@@ -1,0 +1,1 @@
+"""The platform: API, router, inference, and the ground floor they share."""

@@ -1,0 +1,1 @@
+"""What AetherOS talks about: ids, callers, sessions, events, creations. No I/O."""

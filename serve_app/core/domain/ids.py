@@ -1,0 +1,59 @@
+"""Ids: a visible prefix and a time-ordered tail of 26 characters that is also a valid DNS label part.
+
+The tail is a UUIDv7 (RFC 9562) in lower-case Crockford base 32.
+"""
+
+import re
+import secrets
+import time
+from typing import NewType
+
+OrgId = NewType("OrgId", str)
+UserId = NewType("UserId", str)
+KeyId = NewType("KeyId", str)
+SessionId = NewType("SessionId", str)
+CreationId = NewType("CreationId", str)
+VersionId = NewType("VersionId", str)
+RequestId = NewType("RequestId", str)
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_PATTERN = re.compile(r"[a-z]{3}_[0-9a-hjkmnp-tv-z]{26}")
+
+
+def _new(prefix: str) -> str:
+    millis = time.time_ns() // 1_000_000
+    value = millis << 80 | 0x7 << 76 | secrets.randbits(12) << 64 | 0b10 << 62 | secrets.randbits(62)
+    return prefix + "_" + "".join(_ALPHABET[value >> shift & 31] for shift in range(125, -1, -5))
+
+
+def is_id(text: str, prefix: str) -> bool:
+    """Whether `text` has the form of an id of this kind. It need not exist."""
+    return text.startswith(prefix + "_") and _PATTERN.fullmatch(text) is not None
+
+
+def new_org_id() -> OrgId:
+    return OrgId(_new("org"))
+
+
+def new_user_id() -> UserId:
+    return UserId(_new("usr"))
+
+
+def new_key_id() -> KeyId:
+    return KeyId(_new("key"))
+
+
+def new_session_id() -> SessionId:
+    return SessionId(_new("ses"))
+
+
+def new_creation_id() -> CreationId:
+    return CreationId(_new("cre"))
+
+
+def new_version_id() -> VersionId:
+    return VersionId(_new("ver"))
+
+
+def new_request_id() -> RequestId:
+    return RequestId(_new("req"))

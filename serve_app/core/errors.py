@@ -1,0 +1,109 @@
+"""The error tree, grouped by what the catcher does: the caller's fault, try again, our fault.
+
+Callers see `code`, `message` and a request id, never a traceback. Subclasses set class attributes only: an
+exception with its own `__init__` does not survive Ray's pickling.
+"""
+
+from typing import Any, ClassVar
+
+
+class AetherError(Exception):
+    """Base of every error a caller may see. `message` is for people, `details` for programs."""
+
+    code: ClassVar[str] = "internal"
+    status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = details
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.message, self.details)
+
+
+def _rebuild(kind: type[AetherError], message: str, details: dict[str, Any]) -> AetherError:
+    return kind(message, **details)
+
+
+# --- the caller's fault -------------------------------------------------------------------------------------
+
+
+class InvalidRequestError(AetherError):
+    code, status = "invalid_request", 422
+
+
+class MalformedBodyError(InvalidRequestError):
+    code, status = "malformed_body", 400
+
+
+class BodyTooLargeError(AetherError):
+    code, status = "body_too_large", 413
+
+
+class UnauthenticatedError(AetherError):
+    code, status = "unauthenticated", 401
+
+
+class ForbiddenError(AetherError):
+    code, status = "forbidden", 403
+
+
+class NotFoundError(AetherError):
+    code, status = "not_found", 404
+
+
+class MethodNotAllowedError(AetherError):
+    code, status = "method_not_allowed", 405
+
+
+class ConflictError(AetherError):
+    code, status = "conflict", 409
+
+
+class UnknownModelError(NotFoundError):
+    code = "model_not_found"
+
+
+class ContextLengthError(InvalidRequestError):
+    code, status = "context_length_exceeded", 400
+
+
+# --- try again ----------------------------------------------------------------------------------------------
+
+
+class UnavailableError(AetherError):
+    code, status, retryable = "unavailable", 503, True
+
+
+class OverloadedError(UnavailableError):
+    code = "overloaded"
+
+
+class TimedOutError(UnavailableError):
+    code, status = "timed_out", 504
+
+
+# --- somebody else owns it now ------------------------------------------------------------------------------
+
+
+class FencedError(AetherError):
+    """The writer's lease on a session has passed to another host; it must stop, not retry."""
+
+    code, status = "fenced", 409
+
+
+# --- our fault ----------------------------------------------------------------------------------------------
+
+
+class CorruptedError(AetherError):
+    """Stored bytes do not match their digest, or a stored row cannot be read."""
+
+    code = "corrupted"
+
+
+class EngineError(AetherError):
+    """A model engine failed for a reason that is not the caller's."""
+
+    code = "engine_failed"

@@ -1,0 +1,60 @@
+"""Reading an HTTP request at any edge: a bounded body and a bearer credential, straight from ASGI."""
+
+from typing import Any
+
+from serve_app.core.errors import BodyTooLargeError, UnauthenticatedError
+from serve_app.core.telemetry.asgi import Receive, Scope
+
+
+class ClientGoneError(Exception):
+    """The client closed the connection before its request was complete; there is nobody to answer."""
+
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """The first value of a header, `name` in lower case."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return str(value.decode("latin-1"))
+    return None
+
+
+async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
+    """The whole body, refused before it is held in memory when it is larger than `max_bytes`.
+
+    Raises:
+        BodyTooLargeError: as soon as the declared or the received size passes the limit.
+        ClientGoneError: when the client leaves first.
+    """
+    declared = header(scope, b"content-length")
+    if declared is not None and declared.isdigit() and int(declared) > max_bytes:
+        raise too_large(max_bytes)
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message: Any = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        part = message.get("body", b"")
+        size += len(part)
+        if size > max_bytes:
+            raise too_large(max_bytes)
+        parts.append(part)
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+def too_large(max_bytes: int) -> BodyTooLargeError:
+    return BodyTooLargeError(f"The body is larger than {max_bytes} bytes.", max_bytes=max_bytes)
+
+
+def bearer_token(scope: Scope) -> str:
+    """The token of `Authorization: Bearer …`.
+
+    Raises:
+        UnauthenticatedError: when there is none.
+    """
+    value = header(scope, b"authorization")
+    scheme, _, token = (value or "").partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise UnauthenticatedError("Send an API key as 'Authorization: Bearer <key>'.")
+    return token.strip()
