@@ -1,0 +1,1 @@
+"""Things that stay alive: agent sessions."""

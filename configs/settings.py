@@ -171,12 +171,33 @@ class Settings(BaseModel):
     client: ClientSettings
 
     @property
+    def database_url(self) -> str:
+        """Raises `SettingsError` when none is set; on one machine the supervisor sets it."""
+        return _required(self.database.url, "AETHER_DATABASE_URL")
+
+    @property
+    def redis_url(self) -> str:
+        """Raises `SettingsError` when none is set; on one machine the supervisor sets it."""
+        return _required(self.redis.url, "AETHER_REDIS_URL")
+
+    @property
+    def secret_key(self) -> bytes:
+        """Raises `SettingsError` when none is set; on one machine the supervisor makes one."""
+        return _required(self.security.secret_key, "AETHER_SECURITY_SECRET_KEY").encode()
+
+    @property
     def base_url(self) -> str:
         """The address clients use, without a trailing slash."""
         if self.http.public_url:
             return self.http.public_url.rstrip("/")
         host = "localhost" if self.http.host in {"127.0.0.1", "0.0.0.0", "::", "::1"} else self.http.host  # noqa: S104 - compared, not bound
         return f"http://{host}:{self.http.port}"
+
+
+def _required(value: SecretStr | None, name: str) -> str:
+    if value is None:
+        raise SettingsError(f"{name} is not set; `aether up` sets it for the embedded servers")
+    return value.get_secret_value()
 
 
 def known_variables() -> dict[str, str]:

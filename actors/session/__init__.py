@@ -1,0 +1,1 @@
+"""Agent sessions: a few hosts own many sessions by lease and run their turns."""

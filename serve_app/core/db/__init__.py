@@ -1,0 +1,1 @@
+"""PostgreSQL: the one place that knows SQLAlchemy and SQL."""

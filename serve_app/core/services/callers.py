@@ -5,13 +5,12 @@ import hashlib
 import hmac
 import json
 import secrets
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Protocol
 
 from serve_app.core.clock import Clock
 from serve_app.core.domain.callers import Caller, Role
-from serve_app.core.domain.ids import KeyId, OrgId, UserId
+from serve_app.core.domain.ids import OrgId, UserId
+from serve_app.core.domain.keys import NewKey, StoredKey
 from serve_app.core.errors import UnauthenticatedError
 
 _KEY_SCHEME = "aek"
@@ -20,29 +19,10 @@ _CACHE_S = 1.0
 _CACHE_ENTRIES = 10_000
 
 
-@dataclass(frozen=True)
-class StoredKey:
-    """An API key as the database holds it: no secret, only its digest."""
-
-    id: KeyId
-    caller: Caller
-    secret_digest: bytes
-    revoked_at: datetime | None
-
-
 class KeyRepository(Protocol):
     """Looks keys up across organisations: the organisation is what the key tells us."""
 
     async def find_key(self, prefix: str) -> StoredKey | None: ...
-
-
-@dataclass(frozen=True)
-class NewKey:
-    """A key just made. `text` is shown once and stored nowhere."""
-
-    text: str
-    prefix: str
-    secret_digest: bytes
 
 
 def make_key() -> NewKey:

@@ -51,7 +51,7 @@ class TelemetryMiddleware:
 
         with (
             structlog.contextvars.bound_contextvars(request_id=request_id),
-            span(f"{self._component} {method}", parent, SpanKind.SERVER, **{"http.request.method": method}) as current,
+            span(f"{self._component} {method}", parent, SpanKind.SERVER, {"http.request.method": method}) as current,
         ):
             try:
                 await self._app(scope, receive, send_with_id)

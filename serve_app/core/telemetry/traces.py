@@ -38,13 +38,21 @@ def carrier() -> dict[str, str]:
 
 @contextmanager
 def span(
-    name: str, parent: Mapping[str, str] | None = None, kind: SpanKind = SpanKind.INTERNAL, **attributes: Any
+    name: str,
+    parent: Mapping[str, str] | None = None,
+    kind: SpanKind = SpanKind.INTERNAL,
+    attributes: Mapping[str, Any] | None = None,
 ) -> Iterator[Span]:
     """Run a block as a span, continuing `parent` when a hop brought one. An exception marks it failed."""
     context = extract(parent) if parent else None
     tracer = trace.get_tracer(_TRACER)
     with tracer.start_as_current_span(
-        name, context=context, kind=kind, attributes=attributes, record_exception=False, set_status_on_exception=False
+        name,
+        context=context,
+        kind=kind,
+        attributes=dict(attributes or {}),
+        record_exception=False,
+        set_status_on_exception=False,
     ) as current:
         try:
             yield current

@@ -1,0 +1,1 @@
+"""Alembic migrations, run by the deployer before anything else starts."""

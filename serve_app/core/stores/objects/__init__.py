@@ -1,0 +1,1 @@
+"""Object storage: the port, the local disk, S3."""

@@ -1,0 +1,83 @@
+"""The Ray Serve shell of the API."""
+
+from collections.abc import Callable, Sequence
+
+from ray import serve
+from starlette.types import ASGIApp
+
+from actors.session.handles import AgentHosts
+from configs.settings import Settings
+from serve_app.api.app import build_app
+from serve_app.api.deps import Services
+from serve_app.core.clock import SystemClock
+from serve_app.core.db.engine import Database
+from serve_app.core.db.repositories.callers import SqlCallerRepository
+from serve_app.core.db.repositories.creations import SqlCreationRepository
+from serve_app.core.db.repositories.keys import SqlKeyRepository
+from serve_app.core.db.repositories.sessions import SqlSessionRepository
+from serve_app.core.services.blobs import BlobService
+from serve_app.core.services.callers import Authenticator, TicketSigner
+from serve_app.core.services.session_log import SessionLog
+from serve_app.core.stores.live.redis import RedisLiveEvents
+from serve_app.core.stores.objects.choose import choose_object_store
+from serve_app.core.telemetry import configure_logs, configure_traces
+from serve_app.core.telemetry.ray_metrics import RayMetrics
+
+
+@serve.deployment(
+    name="Api",
+    # An SSE client is one ongoing request; Serve's default of 5 would stop the sixth.
+    max_ongoing_requests=1000,
+    health_check_period_s=2,
+    graceful_shutdown_timeout_s=5,
+    graceful_shutdown_wait_loop_s=0.5,
+    ray_actor_options={"num_cpus": 0},
+    logging_config={"enable_access_log": False},
+)
+@serve.ingress()
+class ApiDeployment:
+    """Builds its collaborators and delegates to the app. Needs complete settings (database, redis, secret)."""
+
+    def __init__(
+        self, settings: Settings, models: Sequence[str], on_start: tuple[Callable[[], None], ...] = ()
+    ) -> None:
+        for prepare in on_start:
+            prepare()
+        configure_logs(settings.telemetry.log_level, "api")
+        configure_traces("api", settings.telemetry.otlp_endpoint)
+        clock = SystemClock()
+        self._metrics = RayMetrics()
+        database = Database(settings.database_url, settings.database.pool_size, settings.database.connect_timeout_s)
+        live = RedisLiveEvents(settings.redis_url)
+        tickets = TicketSigner(settings.secret_key, clock)
+        keys = SqlKeyRepository(database)
+        sessions = SqlSessionRepository(database)
+        self._objects = choose_object_store(settings.s3, settings.data_dir)
+        self._services = Services(
+            database=database,
+            live=live,
+            callers=SqlCallerRepository(database),
+            keys=keys,
+            sessions=sessions,
+            creations=SqlCreationRepository(database),
+            log=SessionLog(sessions, live, self._metrics),
+            blobs=BlobService(self._objects),
+            authenticator=Authenticator(keys, tickets, clock),
+            tickets=tickets,
+            clock=clock,
+            hosts=AgentHosts(settings.session.hosts),
+            default_model=settings.session.model,
+            models=frozenset(models),
+            base_url=settings.base_url,
+            preview_domain=settings.http.preview_domain,
+            preview_link_ttl_s=settings.http.preview_link_ttl_s,
+            max_body_bytes=settings.http.max_body_bytes,
+        )
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        return build_app(self._services, self._metrics)
+
+    async def __del__(self) -> None:
+        await self._services.live.close()
+        await self._services.database.close()
+        await self._objects.close()

@@ -1,0 +1,74 @@
+"""What endpoints ask for: the services of this process, and who is calling."""
+
+from dataclasses import dataclass
+from typing import Annotated, Protocol
+
+from fastapi import Depends, Query, Request
+from pydantic import AfterValidator
+
+from serve_app.core.clock import Clock
+from serve_app.core.db.engine import Database
+from serve_app.core.db.repositories.callers import SqlCallerRepository
+from serve_app.core.db.repositories.creations import SqlCreationRepository
+from serve_app.core.db.repositories.keys import SqlKeyRepository
+from serve_app.core.db.repositories.sessions import SqlSessionRepository
+from serve_app.core.domain.callers import Caller
+from serve_app.core.services.blobs import BlobService
+from serve_app.core.services.callers import Authenticator, TicketSigner
+from serve_app.core.services.requests import bearer_token
+from serve_app.core.services.session_log import SessionLog
+from serve_app.core.stores.live.base import LiveEvents
+
+
+class Hosts(Protocol):
+    """Tells agent hosts that a message waits."""
+
+    async def wake(self, session_id: str, parent: dict[str, str]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Services:
+    """Built once a replica, by its shell."""
+
+    database: Database
+    live: LiveEvents
+    callers: SqlCallerRepository
+    keys: SqlKeyRepository
+    sessions: SqlSessionRepository
+    creations: SqlCreationRepository
+    log: SessionLog
+    blobs: BlobService
+    authenticator: Authenticator
+    tickets: TicketSigner
+    clock: Clock
+    hosts: Hosts
+    default_model: str
+    models: frozenset[str]
+    base_url: str
+    preview_domain: str
+    preview_link_ttl_s: int
+    max_body_bytes: int
+
+
+def services(request: Request) -> Services:
+    found: Services = request.app.state.services
+    return found
+
+
+async def caller(request: Request) -> Caller:
+    """Raises `UnauthenticatedError`: no route but the health checks works without a caller."""
+    found: Services = request.app.state.services
+    return await found.authenticator.authenticate(bearer_token(request.scope))
+
+
+def storable(text: str) -> str:
+    """PostgreSQL's text holds every character but this one."""
+    if "\x00" in text:
+        raise ValueError("must not contain a NUL character")
+    return text
+
+
+Text = Annotated[str, AfterValidator(storable)]
+ServicesDep = Annotated[Services, Depends(services)]
+CallerDep = Annotated[Caller, Depends(caller)]
+Limit = Annotated[int, Query(ge=1, le=200, description="how many at most")]

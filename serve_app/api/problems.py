@@ -1,0 +1,84 @@
+"""Errors as callers see them: `application/problem+json` (RFC 9457) with a stable code and a request id."""
+
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+from serve_app.core.errors import (
+    AetherError,
+    ForbiddenError,
+    InvalidRequestError,
+    MalformedBodyError,
+    MethodNotAllowedError,
+    NotFoundError,
+)
+from serve_app.core.telemetry import get_logger
+from serve_app.core.telemetry.asgi import REQUEST_ID_KEY, Scope
+
+_BY_STATUS: dict[int, type[AetherError]] = {404: NotFoundError, 405: MethodNotAllowedError, 403: ForbiddenError}
+_MAX_ERRORS = 20
+
+
+def problem(error: AetherError, scope: Scope) -> Response:
+    """The answer for `error`. Its message was written for callers; nothing else of it gets out."""
+    body: dict[str, Any] = {
+        "type": f"urn:aether:problem:{error.code}",
+        "title": HTTPStatus(error.status).phrase,
+        "status": error.status,
+        "code": error.code,
+        "detail": error.message,
+        "request_id": scope.get(REQUEST_ID_KEY),
+        **error.details,
+    }
+    headers = {}
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        headers["www-authenticate"] = "Bearer"
+    if error.retryable:
+        headers["retry-after"] = "1"
+    return Response(orjson.dumps(body, default=str), error.status, headers, media_type="application/problem+json")
+
+
+def install_problems(app: FastAPI) -> None:
+    """Make every error of `app` leave it as a problem."""
+
+    async def aether(request: Request, exc: Exception) -> Response:
+        assert isinstance(exc, AetherError)  # noqa: S101 - registered for this type
+        return problem(exc, request.scope)
+
+    async def invalid(request: Request, exc: Exception) -> Response:
+        assert isinstance(exc, RequestValidationError)  # noqa: S101 - registered for this type
+        return problem(_from_validation(exc), request.scope)
+
+    async def http(request: Request, exc: Exception) -> Response:
+        assert isinstance(exc, HTTPException)  # noqa: S101 - registered for this type
+        kind = _BY_STATUS.get(exc.status_code, InvalidRequestError if exc.status_code < 500 else AetherError)
+        message = {
+            404: f"There is nothing at {request.url.path}.",
+            405: f"{request.url.path} does not take {request.method}.",
+        }.get(exc.status_code, str(exc.detail))
+        return problem(kind(message), request.scope)
+
+    app.add_exception_handler(AetherError, aether)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, http)
+
+
+def unexpected(exc: Exception, scope: Scope) -> Response:
+    """A fault of ours: logged whole, told as nothing but a request id."""
+    get_logger().error("request failed", exc_info=exc, path=scope["path"])
+    return problem(AetherError("Something went wrong on our side. Quote the request id when you report it."), scope)
+
+
+def _from_validation(exc: RequestValidationError) -> AetherError:
+    errors = exc.errors()
+    if any(error["type"] == "json_invalid" for error in errors):
+        where = errors[0]["loc"][-1]
+        return MalformedBodyError(f"The body is not valid JSON (near character {where}).")
+    shown = [{"where": ".".join(map(str, error["loc"])), "message": error["msg"]} for error in errors[:_MAX_ERRORS]]
+    first = shown[0]
+    return InvalidRequestError(f"{first['where']}: {first['message']}", errors=shown)

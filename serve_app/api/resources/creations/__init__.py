@@ -1,0 +1,1 @@
+"""Creations: list, read, download, open."""

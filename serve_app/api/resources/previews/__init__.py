@@ -1,0 +1,1 @@
+"""Creations as pages, each on a host name of its own and never on the application's origin."""

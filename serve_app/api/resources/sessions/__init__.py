@@ -1,0 +1,1 @@
+"""Sessions: open one, post a message, follow what happens."""

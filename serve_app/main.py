@@ -1,0 +1,180 @@
+"""The composition root: brings a database up to date and puts actors and applications on a Ray cluster.
+
+Run as `python -m serve_app.main deploy`. It loads everything at once, waits for a line on stdin (the servers are
+there), and prints one JSON object a line: `{"stage", "state": "started" | "done" | "failed", "seconds"?, "message"?}`.
+"""
+
+import argparse
+import asyncio
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import orjson
+import ray
+from ray import serve
+from ray.serve.schema import ApplicationStatus, LoggingConfig
+
+from actors.session.actor import NAMESPACE, actor_name, ensure_hosts
+from configs.catalog import CatalogError, load_catalog
+from configs.settings import Settings, SettingsError, load_settings
+from serve_app.api.deployment import ApiDeployment
+from serve_app.core.db.migrate import migrate
+from serve_app.core.db.repositories.owners import OwnerRepository
+from serve_app.core.errors import AetherError
+from serve_app.core.services.callers import make_key
+from serve_app.embedded.loopback import keep_to_loopback
+from serve_app.inference.deployment import InferenceDeployment
+from serve_app.router.deployment import ModelsDeployment
+
+APPLICATIONS = ("inference", "models", "api")
+_DEPLOY_TIMEOUT_S = 180.0
+
+
+class DeployError(Exception):
+    """The deployment cannot go on; the message is for the operator."""
+
+
+def say(stage: str, state: str, **more: Any) -> None:
+    sys.stdout.buffer.write(orjson.dumps({"stage": stage, "state": state, **more}) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Report a step of the deployment; a failure is told once and ends it."""
+    say(name, "started")
+    started = time.monotonic()
+    try:
+        yield
+    except (AetherError, DeployError, SettingsError, CatalogError) as exc:
+        say(name, "failed", message=str(exc))
+        raise DeployError(str(exc)) from exc
+    say(name, "done", seconds=round(time.monotonic() - started, 2))
+
+
+async def prepare_database(settings: Settings, *, with_machine_key: bool) -> None:
+    """Newest schema, and on the first start an organisation with its owner; keys are told once, here."""
+    url = settings.database_url
+    with stage("migrations"):
+        await migrate(url)
+    owners = OwnerRepository(url)
+    owner = await owners.first_owner()
+    if owner is None:
+        owner = await owners.add_organisation("My organisation", "owner@localhost")
+        key = make_key()
+        await owners.add_key(owner, "owner", key)
+        say("owner", "done", api_key=key.text)
+    if with_machine_key:
+        key = make_key()
+        await owners.add_key(owner, "command line of this machine", key)
+        say("cli-key", "done", api_key=key.text)
+
+
+def connect(settings: Settings) -> None:
+    address = settings.ray.address
+    try:
+        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.WARNING)
+    except (ConnectionError, RuntimeError) as exc:
+        raise DeployError(f"The Ray cluster at {address} cannot be reached: {exc}") from exc
+
+
+def deploy(settings: Settings) -> None:
+    """Put the actors and the three applications on the cluster and wait until each answers."""
+    catalog = load_catalog()
+    local = tuple(model for model in catalog.models if model.provider == "local")
+    # A cluster of one machine, ours alone: nothing in it needs to be heard from elsewhere.
+    is_alone = (settings.ray.address or "").startswith("127.0.0.1:")
+    on_start: tuple[Callable[[], None], ...] = (keep_to_loopback,) if is_alone else ()
+    with stage("ray"):
+        connect(settings)
+    with stage("actors"):
+        # The platform calls its own models where everybody does: the proxy of the node the host is on.
+        hosts = ensure_hosts(settings, f"http://127.0.0.1:{settings.http.port}/v1")
+    with stage("serve"):
+        serve.start(
+            http_options={"host": settings.http.host, "port": settings.http.port},
+            logging_config=LoggingConfig(enable_access_log=False),
+        )
+    inference = serve.get_deployment_handle(InferenceDeployment.name, "inference", _check_exists=False)
+    targets = {
+        "inference": (InferenceDeployment.bind(settings.inference, local, settings.telemetry, on_start), None),
+        "models": (ModelsDeployment.bind(settings, catalog, inference, on_start), "/v1"),
+        "api": (ApiDeployment.bind(settings, [model.id for model in catalog.models], on_start), "/"),
+    }
+    for name in targets:
+        say(f"app:{name}", "started")
+    started = time.monotonic()
+    serve.run_many(
+        [serve.RunTarget(app, name=name, route_prefix=prefix) for name, (app, prefix) in targets.items()],
+        wait_for_ingress_deployment_creation=False,
+        wait_for_applications_running=False,
+    )
+    _wait_for_applications(started)
+    with stage("agents"):
+        try:
+            ray.get([host.health.remote() for host in hosts], timeout=60)
+        except ray.exceptions.RayError as exc:
+            raise DeployError(f"The agent hosts did not start: {type(exc).__name__}") from exc
+
+
+def _wait_for_applications(started: float) -> None:
+    waiting = set(APPLICATIONS)
+    while waiting:
+        applications = serve.status().applications
+        for name in sorted(waiting):
+            found = applications.get(name)
+            if found is None:
+                continue
+            if found.status == ApplicationStatus.RUNNING:
+                waiting.discard(name)
+                say(f"app:{name}", "done", seconds=round(time.monotonic() - started, 2))
+            elif found.status in {ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY}:
+                say(f"app:{name}", "failed", message=found.message[-2000:])
+                raise DeployError(f"The application {name} did not start.")
+        if time.monotonic() - started > _DEPLOY_TIMEOUT_S:
+            raise DeployError(f"These applications did not start in time: {', '.join(sorted(waiting))}")
+        time.sleep(0.1)
+
+
+def undeploy(settings: Settings) -> None:
+    """Take the applications and the agent hosts off the cluster; sessions stay in the database."""
+    connect(settings)
+    for index in range(settings.session.hosts):
+        try:
+            host = ray.get_actor(actor_name(index), NAMESPACE)
+        except ValueError:
+            continue
+        ray.get(host.stop.remote(), timeout=20)
+        ray.kill(host)
+    for name in APPLICATIONS:
+        serve.delete(name)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m serve_app.main")
+    parser.add_argument("action", choices=["deploy", "undeploy"])
+    parser.add_argument("--make-cli-key", action="store_true", help="also make a key for this machine's command line")
+    parser.add_argument("--now", action="store_true", help="do not wait for a line on stdin")
+    arguments = parser.parse_args()
+    if not arguments.now and not sys.stdin.readline():
+        return 1  # whoever started us is gone
+    try:
+        settings = load_settings()
+        if arguments.action == "undeploy":
+            undeploy(settings)
+            return 0
+        asyncio.run(prepare_database(settings, with_machine_key=arguments.make_cli_key))
+        deploy(settings)
+    except (DeployError, SettingsError, AetherError) as exc:
+        say("deploy", "failed", message=str(exc))
+        return 1
+    say("ready", "done")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""Sessions in a real PostgreSQL: order, idempotency, fencing, tenancy, leases."""
+
+import asyncio
+
+import pytest
+from sqlalchemy import text
+
+from serve_app.core.db.engine import Database
+from serve_app.core.db.repositories.sessions import SqlSessionRepository
+from serve_app.core.domain.events import EventType
+from serve_app.core.errors import FencedError, NotFoundError
+from tests.conftest import Tenant
+
+
+async def test_concurrent_appends_get_every_seq_once_and_in_order(database: Database, tenant: Tenant) -> None:
+    sessions = SqlSessionRepository(database)
+    session = await sessions.create(tenant.caller, "title", "m", None)
+
+    async def post(number: int) -> int:
+        event, _ = await sessions.append(
+            tenant.caller.org_id, session.id, None, EventType.MESSAGE_USER, {"text": str(number)}, None
+        )
+        assert event.seq is not None
+        return event.seq
+
+    seqs = await asyncio.gather(*(post(number) for number in range(100)))
+    assert sorted(seqs) == list(range(2, 102))
+    log = await sessions.events(tenant.caller.org_id, session.id, 0, 1000)
+    assert [event.seq for event in log] == list(range(1, 102))
+
+
+async def test_a_key_makes_a_repeat_harmless_and_returns_what_was_stored(database: Database, tenant: Tenant) -> None:
+    sessions = SqlSessionRepository(database)
+    org = tenant.caller.org_id
+    session = await sessions.create(tenant.caller, "title", "m", None)
+    results = await asyncio.gather(
+        *(
+            sessions.append(org, session.id, None, EventType.MESSAGE_USER, {"text": f"try {n}"}, "same")
+            for n in range(20)
+        )
+    )
+    assert {event.seq for event, _ in results} == {2}
+    assert len({event.data["text"] for event, _ in results}) == 1
+    assert sorted(duplicate for _, duplicate in results) == [False] + [True] * 19
+
+
+async def test_creating_with_a_key_twice_gives_one_session(database: Database, tenant: Tenant) -> None:
+    sessions = SqlSessionRepository(database)
+    made = await asyncio.gather(*(sessions.create(tenant.caller, "title", "m", "key") for _ in range(8)))
+    assert len({session.id for session in made}) == 1
+    assert made[0].last_seq == 1
+
+
+async def test_an_old_fencing_token_cannot_write(database: Database, tenant: Tenant) -> None:
+    sessions = SqlSessionRepository(database)
+    org = tenant.caller.org_id
+    session = await sessions.create(tenant.caller, "title", "m", None)
+    await sessions.append(org, session.id, None, EventType.MESSAGE_USER, {"text": "hi"}, None, "pending")
+    old = await _claim(sessions, "host-a", "one", session.id, ttl_s=0.01)
+    await asyncio.sleep(0.05)
+    new = await _claim(sessions, "host-b", "one", session.id)
+    assert new == old + 1
+    with pytest.raises(FencedError):
+        await sessions.append(org, session.id, old, EventType.TURN_COMPLETED, {"turn": 2}, None)
+    await sessions.append(org, session.id, new, EventType.TURN_COMPLETED, {"turn": 2}, None)
+
+
+async def test_a_new_life_of_a_host_takes_over_at_once_and_another_host_waits(
+    database: Database, tenant: Tenant
+) -> None:
+    sessions = SqlSessionRepository(database)
+    session = await sessions.create(tenant.caller, "title", "m", None)
+    await sessions.append(
+        tenant.caller.org_id, session.id, None, EventType.MESSAGE_USER, {"text": "hi"}, None, "pending"
+    )
+    await _claim(sessions, "host-c", "one", session.id, ttl_s=60)
+    others = await sessions.claim("host-d", "one", 60, 100)
+    assert session.id not in {lease.session.id for lease in others}
+    assert await _claim(sessions, "host-c", "two", session.id, ttl_s=60) == 2
+    await sessions.abandon("host-d/one")
+
+
+async def test_release_refuses_when_something_was_posted_since(database: Database, tenant: Tenant) -> None:
+    sessions = SqlSessionRepository(database)
+    org = tenant.caller.org_id
+    session = await sessions.create(tenant.caller, "title", "m", None)
+    await sessions.append(org, session.id, None, EventType.MESSAGE_USER, {"text": "hi"}, None, "pending")
+    leases = await sessions.claim("host-e", "one", 60, 100)
+    lease = next(lease for lease in leases if lease.session.id == session.id)
+    assert not await sessions.release(lease, 1)
+    assert await sessions.release(lease, 2)
+    assert (await sessions.get(org, session.id)).status == "idle"
+    await sessions.abandon("host-e/one")
+
+
+async def test_another_organisation_finds_nothing(database: Database, tenant: Tenant, other_tenant: Tenant) -> None:
+    sessions = SqlSessionRepository(database)
+    session = await sessions.create(tenant.caller, "title", "m", None)
+    stranger = other_tenant.caller.org_id
+    with pytest.raises(NotFoundError):
+        await sessions.get(stranger, session.id)
+    with pytest.raises(NotFoundError):
+        await sessions.append(stranger, session.id, None, EventType.MESSAGE_USER, {"text": "x"}, None)
+    assert await sessions.events(stranger, session.id, 0, 10) == []
+    assert await sessions.page(stranger, 10, None) == []
+
+
+async def test_row_level_security_holds_against_sql_that_forgets_the_organisation(
+    database: Database, tenant: Tenant, other_tenant: Tenant
+) -> None:
+    sessions = SqlSessionRepository(database)
+    session = await sessions.create(tenant.caller, "title", "m", None)
+    everything = "SELECT id FROM sessions"
+    async with database.transaction(other_tenant.caller.org_id) as connection:
+        assert (await connection.execute(text(everything))).all() == []
+        changed = await connection.execute(text("UPDATE sessions SET title = 'stolen'"))
+        assert changed.rowcount == 0
+    async with database.transaction(None) as connection:
+        for table in ("organisations", "users", "memberships", "api_keys", "sessions", "session_events", "creations"):
+            assert (await connection.execute(text(f"SELECT count(*) FROM {table}"))).scalar_one() == 0  # noqa: S608
+    assert (await sessions.get(tenant.caller.org_id, session.id)).title == "title"
+
+
+async def _claim(
+    sessions: SqlSessionRepository, slot: str, incarnation: str, session_id: str, ttl_s: float = 60
+) -> int:
+    for lease in await sessions.claim(slot, incarnation, ttl_s, 1000):
+        if lease.session.id == session_id:
+            return lease.fence
+    raise AssertionError("not claimed")
