@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "AETHER_"
+_EVERYWHERE = {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound
 
 
 class SettingsError(Exception):
@@ -186,11 +187,17 @@ class Settings(BaseModel):
         return _required(self.security.secret_key, "AETHER_SECURITY_SECRET_KEY").encode()
 
     @property
+    def local_url(self) -> str:
+        """The address of this node's own proxy, for the platform's calls to itself."""
+        host = "127.0.0.1" if self.http.host in _EVERYWHERE or self.http.host == "localhost" else self.http.host
+        return f"http://{host}:{self.http.port}"
+
+    @property
     def base_url(self) -> str:
         """The address clients use, without a trailing slash."""
         if self.http.public_url:
             return self.http.public_url.rstrip("/")
-        host = "localhost" if self.http.host in {"127.0.0.1", "0.0.0.0", "::", "::1"} else self.http.host  # noqa: S104 - compared, not bound
+        host = "localhost" if self.http.host in _EVERYWHERE | {"127.0.0.1", "::1"} else self.http.host
         return f"http://{host}:{self.http.port}"
 
 

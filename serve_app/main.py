@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import httpx
 import orjson
 import ray
 from ray import serve
+from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus, LoggingConfig
 
 from actors.session.actor import NAMESPACE, actor_name, ensure_hosts
@@ -93,7 +95,7 @@ def deploy(settings: Settings) -> None:
         connect(settings)
     with stage("actors"):
         # The platform calls its own models where everybody does: the proxy of the node the host is on.
-        hosts = ensure_hosts(settings, f"http://127.0.0.1:{settings.http.port}/v1")
+        hosts = ensure_hosts(settings, f"{settings.local_url}/v1")
     with stage("serve"):
         serve.start(
             http_options={"host": settings.http.host, "port": settings.http.port},
@@ -114,7 +116,10 @@ def deploy(settings: Settings) -> None:
         wait_for_applications_running=False,
     )
     _wait_for_applications(started)
-    with stage("agents"):
+    with stage("model"):
+        _ask_each(inference, [model.id for model in local])
+    with stage("http"):
+        _wait_for_proxy(settings.local_url)
         try:
             ray.get([host.health.remote() for host in hosts], timeout=60)
         except ray.exceptions.RayError as exc:
@@ -138,6 +143,33 @@ def _wait_for_applications(started: float) -> None:
         if time.monotonic() - started > _DEPLOY_TIMEOUT_S:
             raise DeployError(f"These applications did not start in time: {', '.join(sorted(waiting))}")
         time.sleep(0.1)
+
+
+def _ask_each(inference: DeploymentHandle, model_ids: list[str]) -> None:
+    """One token from each model: that it is loaded is not yet that it answers."""
+    request = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+    for model_id in model_ids:
+        try:
+            inference.complete.remote(model_id, {"model": model_id, **request}, {}).result(timeout_s=60)
+        except (AetherError, TimeoutError, ray.exceptions.RayError) as exc:
+            raise DeployError(f"The model {model_id} does not answer: {type(exc).__name__}") from exc
+
+
+def _wait_for_proxy(url: str) -> None:
+    """Serve calls an application running before every proxy knows its route."""
+    deadline = time.monotonic() + 30
+    with httpx.Client(trust_env=False, timeout=2) as client:
+        while True:
+            try:
+                # Without a key, /v1 refuses: the router is there.
+                found = client.get(f"{url}/healthz").status_code, client.get(f"{url}/v1/models").status_code
+            except httpx.TransportError:
+                found = (0, 0)
+            if found == (200, 401):
+                return
+            if time.monotonic() > deadline:
+                raise DeployError(f"The HTTP proxy at {url} does not reach the applications (answers: {found}).")
+            time.sleep(0.05)
 
 
 def undeploy(settings: Settings) -> None:
