@@ -101,10 +101,9 @@ def deploy(settings: Settings) -> None:
             http_options={"host": settings.http.host, "port": settings.http.port},
             logging_config=LoggingConfig(enable_access_log=False),
         )
-    inference = serve.get_deployment_handle(InferenceDeployment.name, "inference", _check_exists=False)
     targets = {
         "inference": (InferenceDeployment.bind(settings.inference, local, settings.telemetry, on_start), None),
-        "models": (ModelsDeployment.bind(settings, catalog, inference, on_start), "/v1"),
+        "models": (ModelsDeployment.bind(settings, catalog, _inference_handle(), on_start), "/v1"),
         "api": (ApiDeployment.bind(settings, [model.id for model in catalog.models], on_start), "/"),
     }
     for name in targets:
@@ -117,7 +116,7 @@ def deploy(settings: Settings) -> None:
     )
     _wait_for_applications(started)
     with stage("model"):
-        _ask_each(inference, [model.id for model in local])
+        asyncio.run(_ask_each([model.id for model in local]))
     with stage("http"):
         _wait_for_proxy(settings.local_url)
         try:
@@ -145,14 +144,21 @@ def _wait_for_applications(started: float) -> None:
         time.sleep(0.1)
 
 
-def _ask_each(inference: DeploymentHandle, model_ids: list[str]) -> None:
+async def _ask_each(model_ids: list[str]) -> None:
     """One token from each model: that it is loaded is not yet that it answers."""
+    # A handle of its own: in Serve's fast mode a handle belongs to the event loop it is first used in.
+    inference: Any = _inference_handle()
     request = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
     for model_id in model_ids:
         try:
-            inference.complete.remote(model_id, {"model": model_id, **request}, {}).result(timeout_s=60)
+            async with asyncio.timeout(60):
+                await inference.complete.remote(model_id, {"model": model_id, **request}, {})
         except (AetherError, TimeoutError, ray.exceptions.RayError) as exc:
             raise DeployError(f"The model {model_id} does not answer: {type(exc).__name__}") from exc
+
+
+def _inference_handle() -> "DeploymentHandle[Any]":
+    return serve.get_deployment_handle(InferenceDeployment.name, "inference", _check_exists=False)
 
 
 def _wait_for_proxy(url: str) -> None:

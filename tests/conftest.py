@@ -47,8 +47,8 @@ def short_dir() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-async def children() -> AsyncIterator[Children]:
-    yield Children()
+async def children() -> Children:
+    return Children()
 
 
 @pytest.fixture(scope="session")

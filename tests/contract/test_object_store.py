@@ -162,6 +162,6 @@ async def test_a_store_out_of_reach_can_be_tried_again(tmp_path: Path) -> None:
 async def test_files_on_disk_are_their_owners_alone_and_nothing_is_left_aside(tmp_path: Path) -> None:
     store = DiskObjectStore(tmp_path / "objects")
     await store.put("a/b", b"x")
-    found = [path for path in (tmp_path / "objects").rglob("*")]
+    found = list((tmp_path / "objects").rglob("*"))
     assert {path.name for path in found} == {"a", "b"}
     assert all(path.stat().st_mode & 0o077 == 0 for path in found)

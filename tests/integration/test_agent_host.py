@@ -94,7 +94,9 @@ class Stage:
         assert event.seq is not None
         return event.seq
 
-    async def until(self, session: SessionId, done: Callable[[list[Event]], bool], timeout_s: float = 20) -> list[Event]:
+    async def until(
+        self, session: SessionId, done: Callable[[list[Event]], bool], timeout_s: float = 20
+    ) -> list[Event]:
         async with asyncio.timeout(timeout_s):
             while True:
                 with suppress(UnavailableError):

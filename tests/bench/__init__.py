@@ -1,0 +1,1 @@
+"""Measurements. They print a table and assert nothing: a slow machine is not a fault."""
