@@ -190,7 +190,7 @@ class Settings(BaseModel):
     def local_url(self) -> str:
         """The address of this node's own proxy, for the platform's calls to itself."""
         host = "127.0.0.1" if self.http.host in _EVERYWHERE or self.http.host == "localhost" else self.http.host
-        return f"http://{host}:{self.http.port}"
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.http.port}"
 
     @property
     def base_url(self) -> str:

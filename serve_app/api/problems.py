@@ -20,7 +20,12 @@ from serve_app.core.errors import (
 from serve_app.core.telemetry import get_logger
 from serve_app.core.telemetry.asgi import REQUEST_ID_KEY, Scope
 
-_BY_STATUS: dict[int, type[AetherError]] = {404: NotFoundError, 405: MethodNotAllowedError, 403: ForbiddenError}
+_BY_STATUS: dict[int, type[AetherError]] = {
+    400: MalformedBodyError,
+    404: NotFoundError,
+    405: MethodNotAllowedError,
+    403: ForbiddenError,
+}
 _MAX_ERRORS = 20
 
 

@@ -1,0 +1,1 @@
+"""Models this platform runs itself: engines, who may use them when, and how their words travel."""

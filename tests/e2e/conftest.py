@@ -1,5 +1,6 @@
 """A platform as a user has it: brought up by `aether up`, reached over HTTP, taken down by `aether down`."""
 
+import gzip
 import json
 import os
 import shutil
@@ -8,15 +9,18 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 AETHER = Path(sys.executable).with_name("aether")
 
@@ -97,12 +101,55 @@ def clean_environ(data_dir: Path, port: int, **more: str) -> dict[str, str]:
     return {**kept, "AETHER_DATA_DIR": str(data_dir), "AETHER_HTTP_PORT": str(port), **more}
 
 
+class TraceReceiver:
+    """An OTLP/HTTP receiver that keeps what it is sent: (trace id, service, span name)."""
+
+    def __init__(self) -> None:
+        self.spans: set[tuple[str, str, str]] = set()
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                body = gzip.decompress(body) if self.headers.get("content-encoding") == "gzip" else body
+                receiver.take(ExportTraceServiceRequest.FromString(body))
+                self.send_response(200)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name it overrides
+                """Quiet."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def take(self, request: ExportTraceServiceRequest) -> None:
+        for resource in request.resource_spans:
+            service = next(a.value.string_value for a in resource.resource.attributes if a.key == "service.name")
+            for scope in resource.scope_spans:
+                self.spans |= {(span.trace_id.hex(), service, span.name) for span in scope.spans}
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
 @pytest.fixture(scope="session")
-def platform() -> Iterator[Platform]:
+def traces() -> Iterator[TraceReceiver]:
+    receiver = TraceReceiver()
+    yield receiver
+    receiver.close()
+
+
+@pytest.fixture(scope="session")
+def platform(traces: TraceReceiver) -> Iterator[Platform]:
     folder = Path(tempfile.mkdtemp(prefix="aether-e2e-", dir="/tmp"))
     data_dir = folder / "data"
     port = free_port()
-    environ = clean_environ(data_dir, port, AETHER_SESSION_MAX_ANSWER_TOKENS="120")
+    environ = clean_environ(
+        data_dir, port, AETHER_SESSION_MAX_ANSWER_TOKENS="120", AETHER_TELEMETRY_OTLP_ENDPOINT=traces.url
+    )
     started = subprocess.run(
         [AETHER, "up", "--detach"], env=environ, capture_output=True, text=True, timeout=180, check=False
     )

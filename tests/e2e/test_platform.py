@@ -2,6 +2,7 @@
 
 import json
 import re
+import secrets
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ import openai
 import psutil
 import pytest
 
-from tests.e2e.conftest import Platform
+from tests.e2e.conftest import Platform, TraceReceiver
 
 
 def open_session(client: httpx.Client) -> str:
@@ -283,6 +284,21 @@ def test_metrics_reach_prometheus(platform: Platform) -> None:
         return "ray_aether_http_requests" in text and "ray_aether_model_tokens" in text
 
     platform.wait_until("our metrics on the node's endpoint", published, timeout_s=40)
+
+
+def test_one_trace_follows_a_message_through_http_serve_and_actors(platform: Platform, traces: TraceReceiver) -> None:
+    trace_id = secrets.token_hex(16)
+    with platform.client() as client:
+        client.headers["traceparent"] = f"00-{trace_id}-{secrets.token_hex(8)}-01"
+        session = open_session(client)
+        post(client, session, "Say yes.")
+        Follower(client, session).until("turn.completed")
+
+    def services() -> set[str]:
+        return {service for trace, service, _ in traces.spans if trace == trace_id}
+
+    wanted = {"aetheros-api", "aetheros-agent-host", "aetheros-models", "aetheros-inference"}
+    platform.wait_until("spans of every process", lambda: services() >= wanted, timeout_s=15)
 
 
 def test_create_on_the_command_line(platform: Platform) -> None:
