@@ -88,6 +88,8 @@ def _show(snapshot: Snapshot) -> None:
     for step in snapshot.steps:
         steps.add_row(step.title, step.state, seconds(step.seconds))
     console.print(steps)
+    if snapshot.metrics_url:
+        console.print(f"Prometheus metrics at {snapshot.metrics_url}")
     rows = family(snapshot.pid)
     table = Table("Process", "Pid", "Memory", box=None, pad_edge=False)
     for row in rows:

@@ -14,12 +14,11 @@ TITLES = {
     "migrations": "Migrations",
     "valkey": "Valkey",
     "ray": "Ray",
-    "actors": "Actors",
+    "actors": "Agent hosts",
     "serve": "Ray Serve",
     "app:inference": "Application inference",
     "app:models": "Application models",
     "app:api": "Application api",
-    "agents": "Agent hosts",
     "model": "Model",
     "http": "HTTP",
 }
@@ -49,6 +48,7 @@ class Snapshot(BaseModel):
     data_dir: str
     logs_dir: str
     ray_address: str | None = None
+    metrics_url: str | None = None
     reason: str | None = None
     mend: str | None = None
     # Only ever in the one snapshot that hands it over.

@@ -32,6 +32,7 @@ class RayPorts:
 
     gcs: int
     agent: int
+    node_metrics: int
     haproxy_stats: int
     haproxy_metrics: int
     fallback_http: int
@@ -40,8 +41,8 @@ class RayPorts:
 
     @classmethod
     def choose(cls) -> "RayPorts":
-        gcs, agent, stats, metrics, http, grpc = (free_port() for _ in range(6))
-        return cls(gcs, agent, stats, metrics, http, grpc, free_block(2 * _REPLICA_PORTS))
+        gcs, agent, node, stats, metrics, http, grpc = (free_port() for _ in range(7))
+        return cls(gcs, agent, node, stats, metrics, http, grpc, free_block(2 * _REPLICA_PORTS))
 
 
 def ray_environment(run_dir: Path, token: str, ports: RayPorts) -> dict[str, str]:
@@ -112,6 +113,11 @@ class RayHead:
         return f"127.0.0.1:{self._ports.gcs}"
 
     @property
+    def metrics_url(self) -> str:
+        """What Prometheus scrapes: every worker of the node, ours and Ray's own series."""
+        return f"http://127.0.0.1:{self._ports.node_metrics}/metrics"
+
+    @property
     def session_logs(self) -> Path:
         return self._temp_dir / "session_latest" / "logs"
 
@@ -127,6 +133,7 @@ class RayHead:
             "--node-ip-address=127.0.0.1",
             f"--port={self._ports.gcs}",
             f"--dashboard-agent-listen-port={self._ports.agent}",
+            f"--metrics-export-port={self._ports.node_metrics}",
             "--include-dashboard=false",
             f"--num-cpus={self._num_cpus}",
             f"--temp-dir={self._temp_dir}",

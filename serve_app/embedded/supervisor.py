@@ -74,6 +74,7 @@ class Supervisor:
             data_dir=str(self._folders.data_dir),
             logs_dir=str(self._folders.logs_dir),
             ray_address=head.address if head else self._settings.ray.address,
+            metrics_url=head.metrics_url if head else None,
             reason=self._board.reason,
             mend=self._board.mend,
         )

@@ -171,7 +171,7 @@ def _path(error: ErrorDetails, raw: Any) -> Iterator[str | int]:
     *_, last = error["loc"]
     for part in error["loc"]:
         if (isinstance(here, Mapping) and part in here) or (isinstance(here, list) and isinstance(part, int)):
-            here = here[part]  # type: ignore[index]
+            here = here[part]  # type: ignore[index]  # a mapping or a list, tested above
             yield part
         elif part is last and error["type"] == "missing":
             yield part

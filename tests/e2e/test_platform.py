@@ -277,7 +277,7 @@ def test_a_model_stops_when_its_client_leaves(platform: Platform) -> None:
 
 
 def test_metrics_reach_prometheus(platform: Platform) -> None:
-    url = platform.status()["urls"]["metrics"]
+    url = platform.status()["metrics_url"]
 
     def published() -> bool:
         text = httpx.get(url, trust_env=False).text

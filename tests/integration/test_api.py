@@ -58,7 +58,7 @@ async def services(database: Database, live: RedisLiveEvents, tmp_path: Path) ->
 
 @pytest.fixture
 async def anonymous(services: Services) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(build_app(services, NullMetrics()))  # type: ignore[arg-type]  # two spellings of ASGI
+    transport = httpx.ASGITransport(build_app(services, NullMetrics()))
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8000") as client:
         yield client
 

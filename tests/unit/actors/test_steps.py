@@ -17,7 +17,7 @@ def log(*entries: tuple[EventType, dict[str, Any]]) -> list[Event]:
     ]
 
 
-CREATED = (EventType.SESSION_CREATED, {})
+CREATED: tuple[EventType, dict[str, Any]] = (EventType.SESSION_CREATED, {})
 
 
 def user(text: str) -> tuple[EventType, dict[str, Any]]:
