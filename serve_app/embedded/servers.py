@@ -73,7 +73,12 @@ class Servers:
             self._external.append(("ray", "AETHER_RAY_ADDRESS", settings.ray.address, 6379))
         else:
             ports = RayPorts.choose()
-            self.environment |= ray_environment(folders.run_dir, keys.keep(folders.data_dir / "ray.token"), ports)
+            self.environment |= ray_environment(
+                folders.run_dir,
+                keys.keep(folders.data_dir / "ray.token"),
+                ports,
+                fast_serve=settings.ray.fast_serve,
+            )
             self.head = RayHead(
                 run_dir=folders.run_dir,
                 log_file=folders.logs_dir / "ray.log",

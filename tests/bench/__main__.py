@@ -22,9 +22,9 @@ from tests.e2e.conftest import AETHER, Platform, clean_environ, free_port
 STARTS = 3
 
 
-def start(folder: Path) -> Platform:
+def start(folder: Path, **more: str) -> Platform:
     data_dir, port = folder / "data", free_port()
-    environ = clean_environ(data_dir, port)
+    environ = clean_environ(data_dir, port, **more)
     done = subprocess.run([AETHER, "up", "--detach"], env=environ, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"the platform did not start:\n{done.stdout}\n{done.stderr}")
@@ -55,9 +55,17 @@ def main() -> None:
         say("the model, alone and through the platform")
         rows += asyncio.run(measure_model(running))
         say("durable events")
-        rows += asyncio.run(measure_events(running))
-        say("plain requests")
-        rows += asyncio.run(measure_http(running))
+        found, session = asyncio.run(measure_events(running))
+        rows += found
+        say("plain requests, Serve in its fast mode")
+        fast = asyncio.run(measure_http(running, session))
+        say("plain requests, Serve in its default mode")
+        running.aether("down")
+        running = start(folder, AETHER_RAY_FAST_SERVE="false")
+        running.owner_key = key
+        default = asyncio.run(measure_http(running, session))
+        for ours, theirs in zip(fast, default, strict=True):
+            rows.append(Row(ours.what, f"{ours.measured} (Serve's default mode: {theirs.measured})"))
     finally:
         if running:
             running.aether("down", check=False)

@@ -24,8 +24,8 @@ EVENTS = 500
 _READY_FOR_QUERY = 0x5A
 
 
-async def measure_events(platform: Platform) -> list[Row]:
-    """Appends as an agent host does, in this process, over the platform's own servers."""
+async def measure_events(platform: Platform) -> tuple[list[Row], str]:
+    """Appends as an agent host does, in this process, over the platform's own servers; also names the session."""
     run_dir = Folders(platform.data_dir).run_dir
     trips = Trips(run_dir / "pg" / ".s.PGSQL.5432")
     async with trips.listening(run_dir / "bench"):
@@ -62,11 +62,12 @@ async def measure_events(platform: Platform) -> list[Row]:
         await live.close()
         await database.close()
     reach = [(arrived[seq] - began) * 1000 for seq, began in published.items()]
-    return [
+    rows = [
         Row("Round trips to PostgreSQL for a durable event", f"{round_trips:.2f}", "1"),
         Row("Durable event stored and published", median_and_spread([s * 1000 for s in stored], "ms", 2)),
         Row("Durable event, append to SSE client", median_and_spread(reach, "ms", 2), "< 15 ms p50"),
     ]
+    return rows, session.id
 
 
 async def _listen(platform: Platform, session: str, arrived: dict[int, float], count: int) -> None:

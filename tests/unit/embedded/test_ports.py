@@ -48,7 +48,7 @@ def test_the_wrapper_narrows_two_binds_and_becomes_haproxy(tmp_path: Path) -> No
 
 
 def test_rays_environment_keeps_everything_in_the_run_folder(tmp_path: Path) -> None:
-    environment = ray_environment(tmp_path, "a-token", RayPorts(1, 2, 9, 3, 4, 5, 6, 20000))
+    environment = ray_environment(tmp_path, "a-token", RayPorts(1, 2, 9, 3, 4, 5, 6, 20000), fast_serve=True)
     assert environment["RAY_AUTH_MODE"] == "token"
     places = [value for name, value in environment.items() if name.startswith("RAY_SERVE_HAPROXY_") and "/" in value]
     assert len(places) == 6
