@@ -8,7 +8,7 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
 from configs.catalog import Catalog
-from configs.settings import Settings, SettingsError
+from configs.settings import Settings
 from serve_app.core.clock import SystemClock
 from serve_app.core.db.engine import Database
 from serve_app.core.db.repositories.keys import SqlKeyRepository
@@ -48,11 +48,9 @@ class ModelsDeployment:
         configure_logs(settings.telemetry.log_level, COMPONENT)
         configure_traces(COMPONENT, settings.telemetry.otlp_endpoint)
         database = settings.database
-        if database.url is None or settings.security.secret_key is None:
-            raise SettingsError("the models application needs AETHER_DATABASE_URL and AETHER_SECURITY_SECRET_KEY")
-        self._database = Database(database.url.get_secret_value(), database.pool_size, database.connect_timeout_s)
+        self._database = Database(settings.database_url, database.pool_size, database.connect_timeout_s)
         clock = SystemClock()
-        tickets = TicketSigner(settings.security.secret_key.get_secret_value().encode(), clock)
+        tickets = TicketSigner(settings.secret_key, clock)
         app = RouterApp(
             ChatCompletions(catalog, {"local": LocalProvider(InferenceHandle(inference))}),
             ModelList(catalog),
