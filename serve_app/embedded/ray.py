@@ -57,6 +57,8 @@ def ray_environment(run_dir: Path, token: str, ports: RayPorts, *, fast_serve: b
         # With "cluster" behaviour off, Ray keeps 127.0.0.1 as the node's address, and all its ports stay there.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray's workers would run at nice 15, behind everything else on the machine; here they serve people.
+        "RAY_worker_niceness": "0",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         **(_fast_serve(run_dir, ports) if fast_serve else {}),
     }

@@ -137,7 +137,7 @@ async def test_a_prompt_longer_than_the_context(completions: Completions) -> Non
 
 async def test_answers_that_would_overflow_the_shared_context_take_turns(completions: Completions) -> None:
     """Each digit is a token, so the guess from the bytes is too low; together these four want twice the context."""
-    requests = [ask(f"{number}" * 300, max_tokens=60) for number in range(4)]
+    requests = [ask(f"{number}" * 300, max_tokens=40) for number in range(4)]
     bodies = await asyncio.gather(*(whole(completions, request) for request in requests))
     assert all(body["usage"]["prompt_tokens"] > 300 for body in bodies)
     assert all(body["choices"][0]["finish_reason"] in {"stop", "length"} for body in bodies)

@@ -25,25 +25,32 @@ from serve_app.core.stores.objects.s3 import S3ObjectStore
 def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The S3 endpoint of a server of our own."""
     folder = tmp_path_factory.mktemp("seaweed")
-    port = _free_port()
+    ports = {name: _free_port() for name in ("s3", "master", "volume", "filer", "webdav", "admin")}
     log = (folder / "log").open("wb")
     weed = Path(sysconfig.get_path("scripts")) / "weed"
     process = subprocess.Popen(
         [
             weed, "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false",
-            f"-s3.port={port}", f"-master.port={_free_port()}", f"-volume.port={_free_port()}",
-            f"-filer.port={_free_port()}", f"-webdav.port={_free_port()}", f"-admin.port={_free_port()}",
+            *(f"-{name}.port={port}" for name, port in ports.items()),
         ],
         stdout=log, stderr=log, cwd=folder, start_new_session=True,
-        env={**os.environ, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "testsecret"},
+        env={**os.environ, "TMPDIR": str(folder), "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "testsecret"},
     )  # fmt: skip
+    endpoint = f"http://127.0.0.1:{ports['s3']}"
     try:
-        _make_bucket(f"http://127.0.0.1:{port}", process, folder / "log")
-        yield f"http://127.0.0.1:{port}"
+        _make_bucket(endpoint, process, folder / "log")
+        yield endpoint
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         log.close()
+        # It puts its sockets into /tmp whatever it is told; gRPC ports are 10,000 above.
+        for port in ports.values():
+            for path in (
+                *Path("/tmp").glob(f"seaweedfs-*-{port}.sock"),
+                *Path("/tmp").glob(f"seaweedfs-*-{port + 10_000}.sock"),
+            ):
+                path.unlink()
 
 
 def _make_bucket(endpoint: str, process: "subprocess.Popen[bytes]", log: Path) -> None:

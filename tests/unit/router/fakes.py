@@ -10,7 +10,7 @@ import orjson
 from configs.catalog import load_catalog
 from serve_app.core.clock import SystemClock
 from serve_app.core.domain.callers import Caller
-from serve_app.core.domain.ids import KeyId, OrgId, UserId, new_request_id
+from serve_app.core.domain.ids import KeyId, new_org_id, new_request_id, new_user_id
 from serve_app.core.domain.keys import NewKey, StoredKey
 from serve_app.core.services.callers import Authenticator, TicketSigner, make_key
 from serve_app.core.telemetry import NullMetrics
@@ -20,7 +20,7 @@ from serve_app.router.chat import ChatCompletions
 from serve_app.router.models import ModelList
 from serve_app.router.providers.base import Provider
 
-CALLER = Caller(org_id=OrgId("org_1"), user_id=UserId("usr_1"), role="member")
+CALLER = Caller(org_id=new_org_id(), user_id=new_user_id(), role="member")
 TICKETS = TicketSigner(b"s" * 32, SystemClock())
 
 

@@ -86,7 +86,7 @@ def _page(creation: Creation, version: Version, body: str) -> str:
     )
     made = f"{version.created_at:%d %B %Y, %H:%M} UTC"
     model = escape(str(version.provenance.get("model", "unknown")))
-    head = f'<span>Version {version.number} of {creation.head}</span><nav aria-label="versions">{links}</nav>'
+    head = f'<span>{escape(creation.title)} · Version {version.number} of {creation.head}</span><nav aria-label="versions">{links}</nav>'
     foot = f'Made by {model} on {made} · <a href="/v/{version.number}/source">Markdown source</a>'
     return _html(creation.title, head, body, foot)
 
