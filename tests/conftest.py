@@ -21,6 +21,7 @@ from serve_app.core.stores.live.redis import RedisLiveEvents
 from serve_app.embedded.children import Child, Children
 from serve_app.embedded.postgres import PostgresServer
 from serve_app.embedded.valkey import ValkeyServer
+from tests.seaweed import running_seaweedfs
 
 
 @dataclass
@@ -70,6 +71,13 @@ async def valkey(short_dir: Path, children: Children) -> AsyncIterator[Server]:
     running = Server(server.url, await server.start(), server)
     yield running
     await server.stop(running.child)
+
+
+@pytest.fixture(scope="session")
+def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An S3 endpoint."""
+    with running_seaweedfs(tmp_path_factory.mktemp("seaweed")) as endpoint:
+        yield endpoint
 
 
 @pytest.fixture

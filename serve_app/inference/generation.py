@@ -38,13 +38,15 @@ class Generation:
             self._on_prompt(tokens)
 
     def chunk(self, chunk: Chunk) -> None:
+        # A role alone is held back by whoever frames the answer, so it does not keep one from being started anew.
+        is_said = _says_something(chunk)
         with self._lock:
             if self.is_evicted:
                 return
-            self._has_spoken = True
+            self._has_spoken |= is_said
         if usage := chunk.get("usage"):
             self._read(usage)
-        elif _says_something(chunk):
+        elif is_said:
             # A chunk holds about one token; the usage at the end corrects it, unless the client leaves first.
             self.written_tokens += 1
             if self.first_token_s is None:

@@ -1,83 +1,17 @@
 """The object store port, against the local disk and a real S3 server (SeaweedFS)."""
 
 import asyncio
-import os
 import secrets
-import signal
-import socket
-import subprocess
-import sysconfig
-import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
-import boto3
 import pytest
-from botocore.config import Config
 
 from serve_app.core.errors import NotFoundError, UnavailableError
 from serve_app.core.stores.objects.base import ObjectStore
 from serve_app.core.stores.objects.disk import DiskObjectStore
 from serve_app.core.stores.objects.s3 import S3ObjectStore
-
-
-@pytest.fixture(scope="session")
-def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The S3 endpoint of a server of our own."""
-    folder = tmp_path_factory.mktemp("seaweed")
-    ports = {name: _free_port() for name in ("s3", "master", "volume", "filer", "webdav", "admin")}
-    log = (folder / "log").open("wb")
-    weed = Path(sysconfig.get_path("scripts")) / "weed"
-    process = subprocess.Popen(
-        [
-            weed, "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false",
-            *(f"-{name}.port={port}" for name, port in ports.items()),
-        ],
-        stdout=log, stderr=log, cwd=folder, start_new_session=True,
-        env={**os.environ, "TMPDIR": str(folder), "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "testsecret"},
-    )  # fmt: skip
-    endpoint = f"http://127.0.0.1:{ports['s3']}"
-    try:
-        _make_bucket(endpoint, process, folder / "log")
-        yield endpoint
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        log.close()
-        # It puts its sockets into /tmp whatever it is told; gRPC ports are 10,000 above.
-        for port in ports.values():
-            for path in (
-                *Path("/tmp").glob(f"seaweedfs-*-{port}.sock"),
-                *Path("/tmp").glob(f"seaweedfs-*-{port + 10_000}.sock"),
-            ):
-                path.unlink()
-
-
-def _make_bucket(endpoint: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    client = boto3.client(
-        "s3", endpoint_url=endpoint, aws_access_key_id="test", aws_secret_access_key="testsecret",
-        region_name="us-east-1", config=Config(retries={"max_attempts": 1}, connect_timeout=1, read_timeout=5),
-    )  # fmt: skip
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            client.create_bucket(Bucket="objects")
-            break
-        except Exception as exc:
-            if time.monotonic() > deadline or process.poll() is not None:
-                raise AssertionError(f"SeaweedFS did not start: {exc}\n{log.read_text()[-3000:]}") from exc
-            time.sleep(0.3)
-    client.close()
-
-
-def _free_port() -> int:
-    # SeaweedFS adds 10,000 to some of its ports for gRPC.
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if port < 55_000:
-            return port
+from tests.seaweed import free_port
 
 
 @pytest.fixture(params=["disk", "s3"])
@@ -158,7 +92,7 @@ async def test_many_at_once(store: ObjectStore) -> None:
 
 async def test_a_store_out_of_reach_can_be_tried_again(tmp_path: Path) -> None:
     away = S3ObjectStore(
-        "objects", endpoint_url=f"http://127.0.0.1:{_free_port()}", access_key_id="a", secret_access_key="b"
+        "objects", endpoint_url=f"http://127.0.0.1:{free_port()}", access_key_id="a", secret_access_key="b"
     )
     with pytest.raises(UnavailableError) as caught:
         await away.get("k")
