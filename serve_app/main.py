@@ -7,6 +7,7 @@ there), and prints one JSON object a line: `{"stage", "state": "started" | "done
 import argparse
 import asyncio
 import logging
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ from serve_app.inference.deployment import InferenceDeployment
 from serve_app.router.deployment import ModelsDeployment
 
 APPLICATIONS = ("inference", "models", "api")
+_CONNECT_TIMEOUT_S = 60
 _DEPLOY_TIMEOUT_S = 180.0
 
 
@@ -77,22 +79,31 @@ async def prepare_database(settings: Settings, *, with_machine_key: bool) -> Non
 
 
 def connect(settings: Settings) -> None:
+    """Raises `DeployError` when the cluster cannot be reached; Ray by itself would try for many minutes."""
     address = settings.ray.address
+    signal.signal(signal.SIGALRM, _give_up)
+    signal.alarm(_CONNECT_TIMEOUT_S)
     try:
         ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.WARNING)
-    except (ConnectionError, RuntimeError) as exc:
-        raise DeployError(f"The Ray cluster at {address} cannot be reached: {exc}") from exc
+    except (ConnectionError, RuntimeError, TimeoutError) as exc:
+        raise DeployError(f"The Ray cluster at {address} cannot be reached: {type(exc).__name__}") from exc
+    finally:
+        signal.alarm(0)
+
+
+def _give_up(*_: object) -> None:
+    raise TimeoutError
 
 
 def deploy(settings: Settings) -> None:
     """Put the actors and the three applications on the cluster and wait until each answers."""
     catalog = load_catalog()
     local = tuple(model for model in catalog.models if model.provider == "local")
-    # A cluster of one machine, ours alone: nothing in it needs to be heard from elsewhere.
-    is_alone = (settings.ray.address or "").startswith("127.0.0.1:")
-    on_start: tuple[Callable[[], None], ...] = (keep_to_loopback,) if is_alone else ()
     with stage("ray"):
         connect(settings)
+    # A node that calls itself 127.0.0.1 is a cluster of its own: nothing in it is to be heard from elsewhere.
+    is_alone = ray.util.get_node_ip_address() == "127.0.0.1"
+    on_start: tuple[Callable[[], None], ...] = (keep_to_loopback,) if is_alone else ()
     with stage("actors"):
         # The platform calls its own models where everybody does: the proxy of the node the host is on.
         hosts = ensure_hosts(settings, f"{settings.local_url}/v1")

@@ -41,8 +41,8 @@ def build_routes() -> FastAPI:
     return app
 
 
-def build_app(services: Services, metrics: Metrics) -> ASGIApp:
-    """The whole application of one replica."""
+def build_app(services: Services, metrics: Metrics, *, answers_id: bool = True) -> ASGIApp:
+    """The whole application of one replica. `answers_id` as in `TelemetryMiddleware`."""
     routes = build_routes()
     routes.state.services = services
 
@@ -65,7 +65,7 @@ def build_app(services: Services, metrics: Metrics) -> ASGIApp:
     async def front_page() -> HTMLResponse:
         return HTMLResponse(_FRONT_PAGE, headers={"content-security-policy": "default-src 'none'"})
 
-    return TelemetryMiddleware(_Edge(routes, services), "api", metrics, new_request_id)
+    return TelemetryMiddleware(_Edge(routes, services), "api", metrics, new_request_id, answers_id=answers_id)
 
 
 class _Edge:

@@ -75,7 +75,7 @@ class ApiDeployment:
         )
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return build_app(self._services, self._metrics)
+        return build_app(self._services, self._metrics, answers_id=False)
 
     async def __del__(self) -> None:
         await self._services.live.close()

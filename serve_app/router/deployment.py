@@ -58,7 +58,7 @@ class ModelsDeployment:
             settings.http.max_body_bytes,
             settings.http.preview_domain,
         )
-        self._app: AsgiApp = TelemetryMiddleware(app, COMPONENT, RayMetrics(), new_request_id)
+        self._app: AsgiApp = TelemetryMiddleware(app, COMPONENT, RayMetrics(), new_request_id, answers_id=False)
 
     def __serve_build_asgi_app__(self) -> AsgiApp:
         return self._app

@@ -27,14 +27,13 @@ def ray_address() -> Iterator[str]:
     temp_dir = tempfile.mkdtemp(prefix="aer-", dir="/tmp")
     environ = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("AETHER_", "RAY_"))},
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AUTH_MODE": "disabled",
         "RAY_worker_niceness": "0",
     }
     process = subprocess.Popen(
         [
-            Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1",
+            Path(sys.executable).with_name("ray"), "start", "--head", "--block",
             f"--port={port}", f"--temp-dir={temp_dir}", "--include-dashboard=false", "--num-cpus=2", "--no-monitor",
             "--object-store-memory=100000000", f"--dashboard-agent-listen-port={free_port()}",
             f"--ray-client-server-port={free_port()}",

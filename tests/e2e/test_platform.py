@@ -164,6 +164,7 @@ def test_bad_input_is_refused_through_the_whole_stack(platform: Platform) -> Non
     with platform.client() as client:
         big = client.post("/api/v1/sessions", content=b'{"title": "' + b"x" * 50_000_000 + b'"}')
         assert (big.status_code, big.json()["code"]) == (413, "body_too_large")
+        assert big.headers.get_list("x-request-id") == [big.json()["request_id"]]
         big = client.post("/v1/chat/completions", content=b'{"model": "' + b"x" * 50_000_000 + b'"}')
         assert big.status_code == 413
         assert set(big.json()) == {"error"}

@@ -1,5 +1,6 @@
 """Pure ASGI middleware that gives every HTTP request an id, a span, a metric and a log line."""
 
+import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -22,9 +23,22 @@ REQUEST_ID_KEY = "aether.request_id"
 
 
 class TelemetryMiddleware:
-    """Wraps an ASGI app. `new_request_id` makes the id answered in `x-request-id`."""
+    """Wraps an ASGI app.
 
-    def __init__(self, app: AsgiApp, component: str, metrics: Metrics, new_request_id: Callable[[], str]) -> None:
+    The request's id is the one it brings in `x-request-id` (Serve gives every request one), or else a new one.
+    `answers_id`: put it into the answer; Serve does that by itself.
+    """
+
+    def __init__(
+        self,
+        app: AsgiApp,
+        component: str,
+        metrics: Metrics,
+        new_request_id: Callable[[], str],
+        *,
+        answers_id: bool = True,
+    ) -> None:
+        self._answers_id = answers_id
         self._app = app
         self._component = component
         self._metrics = metrics
@@ -35,10 +49,13 @@ class TelemetryMiddleware:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        request_id = self._new_request_id()
+        headers = {
+            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"] if name in _READ_HEADERS
+        }
+        request_id = headers.pop("x-request-id", "")
+        if not _SAFE_ID.fullmatch(request_id):
+            request_id = self._new_request_id()
         scope[REQUEST_ID_KEY] = request_id
-        headers = {name: value for name, value in scope["headers"] if name in {b"traceparent", b"tracestate"}}
-        parent = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers.items()}
         method = scope["method"] if scope["method"] in _METHODS else "OTHER"
         status = 500
 
@@ -46,12 +63,13 @@ class TelemetryMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
+                if self._answers_id:
+                    message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
             await send(message)
 
         with (
             structlog.contextvars.bound_contextvars(request_id=request_id),
-            span(f"{self._component} {method}", parent, SpanKind.SERVER, {"http.request.method": method}) as current,
+            span(f"{self._component} {method}", headers, SpanKind.SERVER, {"http.request.method": method}) as current,
         ):
             try:
                 await self._app(scope, receive, send_with_id)
@@ -67,4 +85,6 @@ class TelemetryMiddleware:
                 )
 
 
+_READ_HEADERS = frozenset({b"traceparent", b"tracestate", b"x-request-id"})
+_SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
