@@ -17,8 +17,10 @@ _OWN = ("supervisor", "postgres", "valkey", "deployer", "ray")
 _RAY = {
     "ray": ("gcs_server.*", "raylet.*", "dashboard*.log"),
     "serve": ("serve/*.log",),
-    "workers": ("worker-*.out", "worker-*.err"),
+    "workers": ("worker-*.err",),
 }
+# Without a component: what an operator reads first, and none of Ray's own chatter.
+_DEFAULT = ("supervisor", "deployer", "postgres", "valkey", "workers")
 
 
 def run(*, component: str | None, follow: bool, lines: int) -> None:
@@ -26,7 +28,7 @@ def run(*, component: str | None, follow: bool, lines: int) -> None:
     known = list(dict.fromkeys([*_OWN, *_RAY]))
     if component is not None and component not in known:
         raise InvalidRequestError(f"There is no component {component!r}.", mend=f"one of: {', '.join(known)}")
-    wanted = [component] if component else list(_OWN)
+    wanted = [component] if component else list(_DEFAULT)
     console = stdout()
     positions: dict[Path, int] = {}
     for path in files(folders, wanted):
@@ -59,7 +61,11 @@ def files(folders: Folders, components: list[str]) -> list[Path]:
 
 
 def _print(console: Console, path: Path, line: str) -> None:
-    console.print(f"[cyan]{escape(path.stem)}[/] {escape(line)}")
+    if not line.strip() or line.startswith((":job_id:", ":actor_name:")):
+        return  # Ray's own marks, for a log monitor that one machine does not run
+    # worker-<id of 56>-<job>-<pid>: the pid is what `aether status` shows.
+    name = f"worker {path.stem.rpartition('-')[2]}" if path.stem.startswith("worker-") else path.stem
+    console.print(f"[cyan]{escape(name)}[/] {escape(line)}")
 
 
 def _print_new(console: Console, path: Path, position: int) -> int:

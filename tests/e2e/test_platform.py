@@ -165,6 +165,7 @@ def test_bad_input_is_refused_through_the_whole_stack(platform: Platform) -> Non
         big = client.post("/api/v1/sessions", content=b'{"title": "' + b"x" * 50_000_000 + b'"}')
         assert (big.status_code, big.json()["code"]) == (413, "body_too_large")
         assert big.headers.get_list("x-request-id") == [big.json()["request_id"]]
+        assert big.json()["request_id"] in platform.aether("logs", "workers", "-n", "50").stdout
         big = client.post("/v1/chat/completions", content=b'{"model": "' + b"x" * 50_000_000 + b'"}')
         assert big.status_code == 413
         assert set(big.json()) == {"error"}

@@ -1,9 +1,9 @@
 """Structured logs: one JSON object a line on stderr, carrying the trace and whatever is bound to the context."""
 
 import logging
-import sys
 from typing import Any
 
+import orjson
 import structlog
 from opentelemetry import trace
 from structlog.typing import EventDict, FilteringBoundLogger
@@ -35,10 +35,11 @@ def configure_logs(level: str, component: str) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
+            structlog.processors.JSONRenderer(serializer=orjson.dumps, default=str),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        # The descriptor, not `sys.stderr`: a Serve replica replaces that by a logger which keeps lines to itself.
+        logger_factory=structlog.BytesLoggerFactory(open(2, "wb", buffering=0, closefd=False)),  # noqa: SIM115 - a descriptor that is not ours to close
         cache_logger_on_first_use=False,
     )
     structlog.contextvars.bind_contextvars(component=component)
