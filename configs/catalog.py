@@ -30,6 +30,7 @@ class Sampling(_Frozen):
 
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
 
 
 class ModelEntry(_Frozen):
