@@ -104,7 +104,9 @@ class InferenceSettings(_Group):
 
     model_config = SettingsConfigDict(env_prefix="AETHER_INFERENCE_")
     parallel_slots: Annotated[int, Field(ge=1, le=64)] = 4
-    threads: Annotated[int, Field(ge=1)] | None = Field(None, description="default: one per physical core")
+    threads: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="default: one per physical core; one less is steadier where the machine has other work"
+    )
     max_queued: Annotated[int, Field(ge=0)] = 64
 
 

@@ -21,7 +21,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus, LoggingConfig
 
-from actors.session.actor import NAMESPACE, actor_name, ensure_hosts
+from actors.session.actor import NAMESPACE, remove_host, start_hosts
 from configs.catalog import CatalogError, load_catalog
 from configs.settings import Settings, SettingsError, load_settings
 from serve_app.api.deployment import ApiDeployment
@@ -106,7 +106,7 @@ def deploy(settings: Settings) -> None:
     on_start: tuple[Callable[[], None], ...] = (keep_to_loopback,) if is_alone else ()
     with stage("actors"):
         # The platform calls its own models where everybody does: the proxy of the node the host is on.
-        hosts = ensure_hosts(settings, f"{settings.local_url}/v1")
+        hosts = start_hosts(settings, f"{settings.local_url}/v1")
     with stage("serve"):
         serve.start(
             http_options={"host": settings.http.host, "port": settings.http.port},
@@ -193,12 +193,7 @@ def undeploy(settings: Settings) -> None:
     """Take the applications and the agent hosts off the cluster; sessions stay in the database."""
     connect(settings)
     for index in range(settings.session.hosts):
-        try:
-            host = ray.get_actor(actor_name(index), NAMESPACE)
-        except ValueError:
-            continue
-        ray.get(host.stop.remote(), timeout=20)
-        ray.kill(host)
+        remove_host(index)
     for name in APPLICATIONS:
         serve.delete(name)
 
@@ -209,7 +204,7 @@ def main() -> int:
     parser.add_argument("--make-cli-key", action="store_true", help="also make a key for this machine's command line")
     parser.add_argument("--now", action="store_true", help="do not wait for a line on stdin")
     arguments = parser.parse_args()
-    if not arguments.now and not sys.stdin.readline():
+    if arguments.action == "deploy" and not arguments.now and not sys.stdin.readline():
         return 1  # whoever started us is gone
     try:
         settings = load_settings()

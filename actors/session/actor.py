@@ -3,6 +3,7 @@
 import asyncio
 import os
 import secrets
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -62,7 +63,9 @@ class AgentHostActor:
             max_answer_tokens=settings.session.max_answer_tokens,
         )
         relay = OutboxRelay(SqlOutboxRepository(self._database), self._live, metrics)
-        self._host = AgentHost(actor_name(index), secrets.token_hex(4), settings.session.lease_ttl_s, workshop, relay)
+        self._host = AgentHost(
+            f"{actor_name(index)}/{secrets.token_hex(8)}", settings.session.lease_ttl_s, workshop, relay
+        )
         # Ray constructs an async actor inside its event loop.
         self._serving = asyncio.get_running_loop().create_task(self._host.run(), name="agent host")
         self._serving.add_done_callback(_die_unless_stopped)
@@ -92,13 +95,36 @@ def _die_unless_stopped(serving: asyncio.Task[None]) -> None:
     os._exit(1)
 
 
-def ensure_hosts(settings: Settings, models_url: str, on_start: tuple[Callable[[], None], ...] = ()) -> list[Any]:
-    """Start the agent hosts that do not run yet; they outlive the process that asks."""
+def start_hosts(settings: Settings, models_url: str, on_start: tuple[Callable[[], None], ...] = ()) -> list[Any]:
+    """Start the agent hosts with these settings, in place of any that run; they outlive the process that asks."""
     make: Any = ray.remote
     remote = make(num_cpus=0, max_restarts=-1, max_concurrency=100)(AgentHostActor)
-    return [
-        remote.options(name=actor_name(index), namespace=NAMESPACE, lifetime="detached", get_if_exists=True).remote(
-            index, settings, models_url, on_start
+    hosts = []
+    for index in range(settings.session.hosts):
+        remove_host(index)
+        hosts.append(
+            remote.options(name=actor_name(index), namespace=NAMESPACE, lifetime="detached").remote(
+                index, settings, models_url, on_start
+            )
         )
-        for index in range(settings.session.hosts)
-    ]
+    return hosts
+
+
+def remove_host(index: int) -> None:
+    """End a host if there is one, and wait until its name is free. Its sessions wait in the database."""
+    name = actor_name(index)
+    try:
+        host = ray.get_actor(name, NAMESPACE)
+    except ValueError:
+        return
+    try:
+        ray.get(host.stop.remote(), timeout=10)
+    except ray.exceptions.RayError as exc:
+        get_logger().warning("agent host did not stop by itself", reason=type(exc).__name__)
+    ray.kill(host)
+    for _ in range(100):
+        try:
+            ray.get_actor(name, NAMESPACE)
+        except ValueError:
+            return
+        time.sleep(0.05)

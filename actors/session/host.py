@@ -17,11 +17,10 @@ _MAX_PARENTS = 10_000
 
 
 class AgentHost:
-    """`slot` is this host's lasting name, `incarnation` this life of it; together they own leases."""
+    """`name` owns the leases; each life of a host has one of its own."""
 
-    def __init__(self, slot: str, incarnation: str, lease_ttl_s: float, workshop: Workshop, relay: OutboxRelay) -> None:
-        self._slot = slot
-        self._incarnation = incarnation
+    def __init__(self, name: str, lease_ttl_s: float, workshop: Workshop, relay: OutboxRelay) -> None:
+        self._name = name
         self._ttl_s = lease_ttl_s
         self._workshop = workshop
         self._relay = relay
@@ -29,10 +28,6 @@ class AgentHost:
         self._parents: dict[str, Mapping[str, str]] = {}
         self._bell = asyncio.Event()
         self._closing = False
-
-    @property
-    def name(self) -> str:
-        return f"{self._slot}/{self._incarnation}"
 
     @property
     def busy(self) -> int:
@@ -56,7 +51,7 @@ class AgentHost:
             self._closing = True
             await self._stop_tasks(list(self._running.values()))
             with suppress(UnavailableError):
-                await self._workshop.sessions.abandon(self.name)
+                await self._workshop.sessions.abandon(self._name)
 
     async def _claim_forever(self) -> None:
         while True:
@@ -68,7 +63,7 @@ class AgentHost:
             if room <= 0:
                 continue
             try:
-                leases = await self._workshop.sessions.claim(self._slot, self._incarnation, self._ttl_s, room)
+                leases = await self._workshop.sessions.claim(self._name, self._ttl_s, room)
             except UnavailableError as exc:
                 get_logger().warning("claiming waits", reason=exc.message)
                 continue
@@ -110,14 +105,16 @@ class AgentHost:
     async def _renew_forever(self) -> None:
         while True:
             await asyncio.sleep(self._ttl_s / 4)
-            if not self._running:
+            # As they are now: a session claimed while we ask has a lease of its own and no answer here.
+            asked = dict(self._running)
+            if not asked:
                 continue
             try:
-                owned = await self._workshop.sessions.renew(self.name, self._ttl_s, list(self._running))
+                owned = await self._workshop.sessions.renew(self._name, self._ttl_s, list(asked))
             except UnavailableError as exc:
                 get_logger().warning("renewing waits", reason=exc.message)
                 continue
-            lost = [task for session_id, task in self._running.items() if session_id not in owned]
+            lost = [task for session_id, task in asked.items() if session_id not in owned]
             # A session that has just been released is not owned either; cancelling a finished task does nothing.
             await self._stop_tasks([task for task in lost if not task.done()])
 

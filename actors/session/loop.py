@@ -214,7 +214,7 @@ class SessionLoop:
                 lambda: self._w.sessions.events(session.org_id, session.id, self._last_seq, _PAGE)
             )
             self._log.extend(page)
-            if len(page) < _PAGE:
+            if not page:
                 return self._last_seq > before
 
     async def _patiently(self, work: Callable[[], Awaitable[T]]) -> T:

@@ -1,5 +1,7 @@
 """`aether down`: stops the platform of this data folder, whatever state it is in."""
 
+import subprocess
+import sys
 import time
 
 from configs.settings import load_settings
@@ -14,9 +16,14 @@ _PATIENCE_S = 90.0
 
 
 def run() -> None:
-    folders = Folders(load_settings().data_dir)
+    settings = load_settings()
+    folders = Folders(settings.data_dir)
     began = time.monotonic()
+    crashed = folders.read_instance() is not None and ControlClient(folders.control_socket).status() is None
     stopped = ask_to_stop(folders)
+    if crashed and settings.ray.address:
+        # Nobody was left to take the applications off somebody else's cluster.
+        subprocess.run([sys.executable, "-P", "-m", "serve_app.main", "undeploy"], check=False, timeout=_PATIENCE_S)
     took = seconds(time.monotonic() - began)
     stdout().print(f"Stopped after {took}." if stopped else "Nothing is running.")
 

@@ -56,7 +56,7 @@ class Supervisor:
         )
         self._servers = Servers()
         self._deployer: Deployer | None = None
-        self._is_deployed = False
+        self._has_gone = False  # the deployer may have put something on the cluster
         self._control = ControlServer(
             self._folders.control_socket, self._board, self.snapshot, stop=self._stop_wanted.set
         )
@@ -161,6 +161,7 @@ class Supervisor:
     async def _start_servers(self, deployer: Deployer) -> tuple[Child, ...]:
         roots = await self._servers.start(self._board)
         self._remember()
+        self._has_gone = True
         deployer.go()
         return roots
 
@@ -200,7 +201,6 @@ class Supervisor:
                 _log.info("deployer: %s %s", stage, state)
 
     def _ready(self, began: float) -> None:
-        self._is_deployed = True
         self._instance = self._instance.model_copy(update={"ready_at": time.time()})
         self._remember()
         _log.info("ready after %.1f s at %s", time.monotonic() - began, self._instance.base_url)
@@ -231,7 +231,7 @@ class Supervisor:
         began = time.monotonic()
         if self._deployer is not None:
             await self._deployer.stop()
-        if self._settings.ray.address and self._is_deployed:
+        if self._settings.ray.address and self._has_gone:
             await self._undeploy()
         await self._end_applications()
         await asyncio.gather(*(keeper.stop() for keeper in self._servers.keepers), return_exceptions=True)

@@ -66,16 +66,15 @@ class Stage:
         self.creations = SqlCreationRepository(database)
         self.log = SessionLog(self.sessions, live, NullMetrics(), recheck_s=0.5)
         self.blobs = BlobService(DiskObjectStore(folder))
-        self.slot = "host-" + secrets.token_hex(4)
 
     @asynccontextmanager
-    async def host(self, model: ScriptedModel, slot: str | None = None, ttl_s: float = 2.0) -> AsyncIterator[AgentHost]:
+    async def host(self, model: ScriptedModel, ttl_s: float = 2.0) -> AsyncIterator[AgentHost]:
         workshop = Workshop(
             sessions=self.sessions, creations=self.creations, log=self.log, blobs=self.blobs, model=model,
             clock=SystemClock(), metrics=NullMetrics(), max_answer_tokens=100,
         )  # fmt: skip
         relay = OutboxRelay(SqlOutboxRepository(self.database), self.live, NullMetrics(), every_s=0.1)
-        host = AgentHost(slot or self.slot, secrets.token_hex(4), ttl_s, workshop, relay)
+        host = AgentHost("host-" + secrets.token_hex(4), ttl_s, workshop, relay)
         task = asyncio.create_task(host.run())
         try:
             yield host
@@ -167,7 +166,7 @@ async def test_a_host_that_dies_in_mid_turn_is_followed_by_another_which_finishe
         await asyncio.sleep(60)
 
     session = await stage.session()
-    async with stage.host(ScriptedModel(never_ends), slot="dead-" + stage.slot, ttl_s=1.0) as dying:
+    async with stage.host(ScriptedModel(never_ends), ttl_s=1.0) as dying:
         await stage.post(session, "hello")
         dying.wake(session, {})
         await speaking.wait()

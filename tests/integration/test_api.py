@@ -85,11 +85,11 @@ async def make_creation(services: Services, tenant: Tenant, text: str = "# Hello
     session = await services.sessions.create(tenant.caller, "t", "small", None)
     org = tenant.caller.org_id
     await services.sessions.append(org, session.id, None, EventType.MESSAGE_USER, {"text": "hi"}, None, "pending")
-    leases = await services.sessions.claim("api-test", "one", 60, 1000)
+    leases = await services.sessions.claim("api-test", 60, 1000)
     lease = next(lease for lease in leases if lease.session.id == session.id)
     entry = await services.blobs.put(org, "document.md", text.encode(), "text/markdown")
     event = await services.creations.commit_turn(lease, 2, "document", "Hello", entry, {"model": "small"})
-    await services.sessions.abandon("api-test/one")
+    await services.sessions.abandon("api-test")
     return str(event.data["creation_id"])
 
 

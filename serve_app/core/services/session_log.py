@@ -125,7 +125,7 @@ class SessionLog:
             for event in events:
                 after = event.seq or after
                 yield frame_of(event)
-            if len(events) < _PAGE:
+            if not events:
                 return
 
 

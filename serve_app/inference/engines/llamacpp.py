@@ -59,11 +59,7 @@ class LlamaCppEngine:
         params.n_parallel = slots
         params.kv_unified = True
         params.n_batch = params.n_ubatch = _BATCH_TOKENS
-        # While they write, the threads wait for one another hundreds of times a token, spinning. One core is left to
-        # the rest of the platform: with none left, a single busy process beside us costs three quarters of the speed.
-        # A prompt is read in large steps, which gain from every core.
-        params.cpuparams.n_threads = max(1, threads - 1)
-        params.cpuparams_batch.n_threads = threads
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
         params.n_gpu_layers = 0
         params.cache_ram_mib = _PROMPT_CACHE_MIB
         params.verbosity = -1

@@ -86,7 +86,10 @@ class SqlSessionRepository:
             return await append_in(connection, org_id, session_id, fence, kind, data, key, status)
 
     async def events(self, org_id: OrgId, session_id: SessionId, after: int, limit: int) -> list[Event]:
-        """Durable events with `seq > after`, in order; one round trip."""
+        """Durable events with `seq > after`, in order; one round trip.
+
+        A page also ends after some 4 MiB, so only an empty one says that there is no more.
+        """
         rows = await self._db.fetch(
             "SELECT * FROM read_events(:org, :session, :after, :limit)",
             org=org_id,
@@ -95,16 +98,21 @@ class SqlSessionRepository:
             limit=limit,
         )
         return [
-            Event(session_id=session_id, seq=row.seq, type=EventType(row.type), at=row.created_at, data=row.data)
+            Event(
+                session_id=session_id,
+                seq=row.event_seq,
+                type=EventType(row.event_type),
+                at=row.event_at,
+                data=row.event_data,
+            )
             for row in rows
         ]
 
-    async def claim(self, slot: str, incarnation: str, ttl_s: float, limit: int) -> list[Lease]:
+    async def claim(self, host: str, ttl_s: float, limit: int) -> list[Lease]:
         """Take sessions that wait, or whose owner is gone, over all organisations."""
         rows = await self._db.fetch(
-            "SELECT * FROM claim_sessions(:slot, :incarnation, :ttl, :limit)",
-            slot=slot,
-            incarnation=incarnation,
+            "SELECT * FROM claim_sessions(:host, :ttl, :limit)",
+            host=host,
             ttl=ttl_s,
             limit=limit,
         )

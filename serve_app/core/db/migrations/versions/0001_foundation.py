@@ -60,21 +60,17 @@ END $$
 
 # Crosses organisations by design: hosts serve all of them. SECURITY DEFINER keeps that right in this one statement.
 CLAIM = """
-CREATE FUNCTION claim_sessions(p_slot text, p_incarnation text, p_ttl_s double precision, p_limit integer)
+CREATE FUNCTION claim_sessions(p_host text, p_ttl_s double precision, p_limit integer)
 RETURNS SETOF sessions
 LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT AS $$
     UPDATE sessions SET
-        lease_host = p_slot || '/' || p_incarnation,
+        lease_host = p_host,
         fence = fence + 1,
         lease_expires_at = now() + make_interval(secs => p_ttl_s),
         status = 'running'
     WHERE id IN (
         SELECT id FROM sessions
-        WHERE status <> 'idle' AND (
-            lease_expires_at IS NULL OR lease_expires_at < now()
-            -- An earlier life of this very host is dead: Ray runs one actor of a name.
-            OR (split_part(lease_host, '/', 1) = p_slot AND split_part(lease_host, '/', 2) <> p_incarnation)
-        )
+        WHERE status <> 'idle' AND (lease_expires_at IS NULL OR lease_expires_at < now())
         ORDER BY updated_at LIMIT p_limit FOR UPDATE SKIP LOCKED
     )
     RETURNING *
@@ -102,12 +98,18 @@ END $$
 """
 
 READ = """
-CREATE FUNCTION read_events(p_org text, p_session text, p_after bigint, p_limit integer) RETURNS SETOF session_events
+CREATE FUNCTION read_events(p_org text, p_session text, p_after bigint, p_limit integer)
+RETURNS TABLE (event_seq bigint, event_type text, event_data jsonb, event_at timestamptz)
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     PERFORM set_config('aether.org_id', p_org, true);
-    RETURN QUERY SELECT * FROM session_events
-        WHERE session_id = p_session AND seq > p_after ORDER BY seq LIMIT p_limit;
+    -- At most 4 MiB, but always one: a page is bounded by its bytes too.
+    RETURN QUERY SELECT p.seq, p.type, p.data, p.created_at FROM (
+        SELECT e.*, sum(octet_length(e.data::text)) OVER (ORDER BY e.seq) - octet_length(e.data::text) AS bytes_before
+        FROM (
+            SELECT * FROM session_events WHERE session_id = p_session AND seq > p_after ORDER BY seq LIMIT p_limit
+        ) e
+    ) p WHERE p.bytes_before < 4 * 1024 * 1024 ORDER BY p.seq;
 END $$
 """
 
@@ -148,7 +150,7 @@ $$
 
 FUNCTIONS = {
     "append_event(text, text, bigint, text, jsonb, text, text)": APPEND,
-    "claim_sessions(text, text, double precision, integer)": CLAIM,
+    "claim_sessions(text, double precision, integer)": CLAIM,
     "renew_leases(text, double precision, text[])": RENEW,
     "release_session(text, text, bigint, bigint)": RELEASE,
     "read_events(text, text, bigint, integer)": READ,
