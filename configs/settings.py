@@ -8,6 +8,7 @@ import difflib
 import os
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -54,6 +55,9 @@ class DatabaseSettings(_Group):
     def _must_be_postgresql(cls, url: SecretStr | None) -> SecretStr | None:
         if url and not url.get_secret_value().startswith(("postgresql://", "postgres://", "postgresql+asyncpg://")):
             raise ValueError("must start with postgresql://")
+        query = parse_qs(urlsplit(url.get_secret_value()).query) if url else {}
+        if unknown := set(query) - {"host", "port", "sslmode", "ssl"}:
+            raise ValueError(f"does not take {', '.join(sorted(unknown))}; after '?': host, port, sslmode")
         return url
 
 

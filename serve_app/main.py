@@ -7,8 +7,9 @@ there), and prints one JSON object a line: `{"stage", "state": "started" | "done
 import argparse
 import asyncio
 import logging
-import signal
+import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,10 +30,13 @@ from serve_app.core.db.migrate import migrate
 from serve_app.core.db.repositories.owners import OwnerRepository
 from serve_app.core.errors import AetherError
 from serve_app.core.services.callers import make_key
+from serve_app.core.stores.live.redis import RedisLiveEvents
+from serve_app.core.stores.objects.choose import choose_object_store
 from serve_app.embedded.loopback import keep_to_loopback
 from serve_app.inference.deployment import InferenceDeployment
 from serve_app.router.deployment import ModelsDeployment
 
+_OWNER_KEY = "owner"
 APPLICATIONS = ("inference", "models", "api")
 _CONNECT_TIMEOUT_S = 60
 _DEPLOY_TIMEOUT_S = 180.0
@@ -60,8 +64,11 @@ def stage(name: str) -> Iterator[None]:
     say(name, "done", seconds=round(time.monotonic() - started, 2))
 
 
-async def prepare_database(settings: Settings, *, with_machine_key: bool) -> None:
-    """Newest schema, and on the first start an organisation with its owner; keys are told once, here."""
+async def prepare_database(settings: Settings, machine_key: str | None) -> None:
+    """Newest schema, an organisation with its owner, and a key for this machine's command line.
+
+    `machine_key` is the prefix of the key it has; one that this database does not know is replaced.
+    """
     url = settings.database_url
     with stage("migrations"):
         await migrate(url)
@@ -69,30 +76,53 @@ async def prepare_database(settings: Settings, *, with_machine_key: bool) -> Non
     owner = await owners.first_owner()
     if owner is None:
         owner = await owners.add_organisation("My organisation", "owner@localhost")
-        key = make_key()
-        await owners.add_key(owner, "owner", key)
-        say("owner", "done", api_key=key.text)
-    if with_machine_key:
+    if machine_key is None or not await owners.has_key(owner, prefix=machine_key):
         key = make_key()
         await owners.add_key(owner, "command line of this machine", key)
         say("cli-key", "done", api_key=key.text)
 
 
+async def show_owner_key(settings: Settings) -> None:
+    """Last of all, so that a start that fails on the way does not swallow the only sight of it."""
+    owners = OwnerRepository(settings.database_url)
+    owner = await owners.first_owner()
+    if owner is not None and not await owners.has_key(owner, name=_OWNER_KEY):
+        key = make_key()
+        await owners.add_key(owner, _OWNER_KEY, key)
+        say("owner", "done", api_key=key.text)
+
+
+async def check_stores(settings: Settings) -> None:
+    """What cannot be used is told now, by name, and not by the first turn that fails."""
+    live = RedisLiveEvents(settings.redis_url)
+    objects = choose_object_store(settings.s3, settings.data_dir)
+    try:
+        with stage("stores"):
+            await live.ping()
+            await objects.check()
+    finally:
+        await live.close()
+        await objects.close()
+
+
 def connect(settings: Settings) -> None:
-    """Raises `DeployError` when the cluster cannot be reached; Ray by itself would try for many minutes."""
+    """Raises `DeployError` when the cluster refuses; ends the process when it does not answer."""
     address = settings.ray.address
-    signal.signal(signal.SIGALRM, _give_up)
-    signal.alarm(_CONNECT_TIMEOUT_S)
+
+    def give_up() -> None:
+        # From another thread, and for good: Ray waits in native code that no signal and no exception ends.
+        say("ray", "failed", message=f"The Ray cluster at {address} did not answer within {_CONNECT_TIMEOUT_S} s.")
+        os._exit(1)
+
+    watchdog = threading.Timer(_CONNECT_TIMEOUT_S, give_up)
+    watchdog.daemon = True
+    watchdog.start()
     try:
         ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.WARNING)
-    except (ConnectionError, RuntimeError, TimeoutError) as exc:
+    except (ConnectionError, RuntimeError) as exc:
         raise DeployError(f"The Ray cluster at {address} cannot be reached: {type(exc).__name__}") from exc
     finally:
-        signal.alarm(0)
-
-
-def _give_up(*_: object) -> None:
-    raise TimeoutError
+        watchdog.cancel()
 
 
 def deploy(settings: Settings) -> None:
@@ -179,7 +209,7 @@ def _wait_for_proxy(url: str) -> None:
         while True:
             try:
                 # Without a key, /v1 refuses: the router is there.
-                found = client.get(f"{url}/healthz").status_code, client.get(f"{url}/v1/models").status_code
+                found = client.get(f"{url}/readyz").status_code, client.get(f"{url}/v1/models").status_code
             except httpx.TransportError:
                 found = (0, 0)
             if found == (200, 401):
@@ -201,7 +231,7 @@ def undeploy(settings: Settings) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m serve_app.main")
     parser.add_argument("action", choices=["deploy", "undeploy"])
-    parser.add_argument("--make-cli-key", action="store_true", help="also make a key for this machine's command line")
+    parser.add_argument("--cli-key-prefix", help="the prefix of the key this machine's command line has")
     parser.add_argument("--now", action="store_true", help="do not wait for a line on stdin")
     arguments = parser.parse_args()
     if arguments.action == "deploy" and not arguments.now and not sys.stdin.readline():
@@ -211,8 +241,10 @@ def main() -> int:
         if arguments.action == "undeploy":
             undeploy(settings)
             return 0
-        asyncio.run(prepare_database(settings, with_machine_key=arguments.make_cli_key))
+        asyncio.run(prepare_database(settings, arguments.cli_key_prefix))
+        asyncio.run(check_stores(settings))
         deploy(settings)
+        asyncio.run(show_owner_key(settings))
     except (DeployError, SettingsError, AetherError) as exc:
         say("deploy", "failed", message=str(exc))
         return 1

@@ -14,7 +14,7 @@ from serve_app.core.db.repositories.sessions import SqlSessionRepository
 from serve_app.core.domain.callers import Caller
 from serve_app.core.domain.events import Event, EventType
 from serve_app.core.domain.sessions import Lease
-from serve_app.core.errors import AetherError, EngineError, FencedError, UnavailableError
+from serve_app.core.errors import AetherError, EngineError, FencedError, OverloadedError, UnavailableError
 from serve_app.core.services.blobs import BlobService
 from serve_app.core.services.session_log import SessionLog, live_frame
 from serve_app.core.telemetry import Metrics, get_logger, span
@@ -23,7 +23,8 @@ T = TypeVar("T")
 
 INSTRUCTIONS = "You write documents. Answer with the document the user asks for, in Markdown, starting with a title."
 _HISTORY_CHARS = 12_000
-_MODEL_TRIES = 8
+_MODEL_PATIENCE_S = 60.0
+_QUEUE_PATIENCE_S = 600.0
 _STORE_TRIES = 40
 _MAX_PAUSE_S = 3.0
 _PAGE = 1_000
@@ -127,15 +128,18 @@ class SessionLoop:
     async def _ask(self, turn: int, messages: tuple[Message, ...]) -> "_Spoken":
         """One whole answer. A broken stream is asked for again from the start, never joined to another's words."""
         tries = 0
+        began = self._w.clock.monotonic()
         while True:
             tries += 1
             try:
                 return await self._listen(turn, tries, messages)
             except UnavailableError as exc:
-                if tries >= _MODEL_TRIES:
+                # A queue moves; a model that is away for long does not come back for this turn.
+                patience_s = _QUEUE_PATIENCE_S if isinstance(exc, OverloadedError) else _MODEL_PATIENCE_S
+                if self._w.clock.monotonic() - began > patience_s:
                     raise
                 get_logger().warning("model tried again", turn=turn, tries=tries, reason=exc.message)
-                await asyncio.sleep(min(_MAX_PAUSE_S, 0.2 * 2**tries))
+                await asyncio.sleep(min(_MAX_PAUSE_S, 0.2 * 2 ** min(tries, 8)))
 
     async def _listen(self, turn: int, attempt: int, messages: tuple[Message, ...]) -> "_Spoken":
         session = self._lease.session
@@ -228,7 +232,7 @@ class SessionLoop:
                 if tries >= _STORE_TRIES:
                     raise
                 get_logger().warning("store tried again", tries=tries, reason=exc.message)
-                await asyncio.sleep(min(_MAX_PAUSE_S, 0.1 * 2**tries))
+                await asyncio.sleep(min(_MAX_PAUSE_S, 0.1 * 2 ** min(tries, 8)))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from serve_app.core.errors import (
     ContextLengthError,
     EngineError,
     InvalidRequestError,
+    OverloadedError,
     UnavailableError,
     UnknownModelError,
 )
@@ -23,6 +24,8 @@ from serve_app.core.telemetry import carrier
 
 TICKET_PURPOSE = "models"
 _TICKET_TTL_S = 300.0
+# A request that waits for its turn at the model hears nothing until then; a dead one is noticed by its connection.
+_SILENCE_S = 600.0
 _MAX_LINE_BYTES = 4 * 1024 * 1024
 _BY_CODE: dict[str, type[AetherError]] = {
     kind.code: kind for kind in (ContextLengthError, UnknownModelError, InvalidRequestError)
@@ -69,7 +72,7 @@ class HttpModel:
         # machine may be silent for long.
         self._http = httpx.AsyncClient(
             trust_env=False,
-            timeout=httpx.Timeout(120.0, connect=5.0),
+            timeout=httpx.Timeout(_SILENCE_S, connect=5.0),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=32),
         )
 
@@ -140,7 +143,9 @@ def _refusal(status: int, body: bytes) -> AetherError:
         error = {}
     if not isinstance(error, dict) or not error:
         return UnavailableError("The model is not reachable right now.") if status >= 500 else EngineError("Refused.")
-    if status == httpx.codes.TOO_MANY_REQUESTS or status >= 500:
+    if error.get("code") == OverloadedError.code or status == httpx.codes.TOO_MANY_REQUESTS:
+        return OverloadedError(str(error.get("message", "The model is busy.")))
+    if status >= 500:
         return UnavailableError(str(error.get("message", "The model is busy.")))
     return _error(error)
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_app.api.deps import Services
+from serve_app.api.deps import CALLER_KEY, Services
 from serve_app.api.problems import install_problems, problem, unexpected
 from serve_app.api.resources.api_keys.endpoints import router as api_keys
 from serve_app.api.resources.creations.endpoints import router as creations
@@ -14,11 +14,13 @@ from serve_app.api.resources.me.endpoints import router as me
 from serve_app.api.resources.previews.endpoints import answer as answer_preview
 from serve_app.api.resources.sessions.endpoints import router as sessions
 from serve_app.core.domain.ids import new_request_id
-from serve_app.core.errors import AetherError, NotFoundError, UnavailableError
+from serve_app.core.errors import AetherError, NotFoundError
 from serve_app.core.services.previews import previewed_creation
-from serve_app.core.services.requests import ClientGoneError, header, read_body
-from serve_app.core.telemetry import Metrics
+from serve_app.core.services.requests import ClientGoneError, bearer_token, header, read_body
+from serve_app.core.telemetry import Metrics, get_logger
 from serve_app.core.telemetry.asgi import TelemetryMiddleware
+
+OPENAPI_PATH = "/api/v1/openapi.json"
 
 
 def build_routes() -> FastAPI:
@@ -27,7 +29,7 @@ def build_routes() -> FastAPI:
         title="AetherOS",
         version="1",
         description="Sessions with agents, and the creations they hand back.",
-        openapi_url="/api/v1/openapi.json",
+        openapi_url=OPENAPI_PATH,
         # The usual pages load scripts from elsewhere; this platform works without the internet.
         docs_url=None,
         redoc_url=None,
@@ -57,6 +59,7 @@ def build_app(services: Services, metrics: Metrics, *, answers_id: bool = True) 
         checks = {
             "database": await _state(services.database.ping),
             "live_events": await _state(services.live.ping),
+            "objects": await _state(services.objects.check),
         }
         is_ready = all(state == "ok" for state in checks.values())
         return JSONResponse({"status": "ok" if is_ready else "unavailable", **checks}, 200 if is_ready else 503)
@@ -92,12 +95,14 @@ class _Edge:
             return
         except AetherError as exc:
             if started:
-                raise
+                get_logger().warning("answer broken off", code=exc.code)
+                return
             await problem(exc, scope)(scope, receive, send)
-        except Exception as exc:
-            if started:
-                raise
-            await unexpected(exc, scope)(scope, receive, send)
+        except Exception as exc:  # noqa: BLE001 - the edge: it is logged, and told as a problem
+            response = unexpected(exc, scope)
+            # Once begun, an answer can only be broken off: the server closes the connection when we return.
+            if not started:
+                await response(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         host = header(scope, b"host")
@@ -108,6 +113,9 @@ class _Edge:
         elif (host or "").split(":")[0].endswith("." + self._services.preview_domain):
             raise NotFoundError("There is no such preview.")
         else:
+            if scope["path"].startswith("/api/v1/") and scope["path"] != OPENAPI_PATH:
+                # Before anything of the body is held in memory.
+                scope[CALLER_KEY] = await self._services.authenticator.authenticate(bearer_token(scope))
             body = await read_body(scope, receive, self._services.max_body_bytes)
             await self._routes(scope, _replay(body, receive), send)
 
@@ -129,8 +137,8 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 async def _state(ping: Callable[[], Awaitable[None]]) -> str:
     try:
         await ping()
-    except UnavailableError:
-        return "unavailable"
+    except AetherError as exc:
+        return exc.code
     return "ok"
 
 

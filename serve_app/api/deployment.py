@@ -52,16 +52,17 @@ class ApiDeployment:
         tickets = TicketSigner(settings.secret_key, clock)
         keys = SqlKeyRepository(database)
         sessions = SqlSessionRepository(database)
-        self._objects = choose_object_store(settings.s3, settings.data_dir)
+        objects = choose_object_store(settings.s3, settings.data_dir)
         self._services = Services(
             database=database,
             live=live,
+            objects=objects,
             callers=SqlCallerRepository(database),
             keys=keys,
             sessions=sessions,
             creations=SqlCreationRepository(database),
             log=SessionLog(sessions, live, self._metrics),
-            blobs=BlobService(self._objects),
+            blobs=BlobService(objects),
             authenticator=Authenticator(keys, tickets, clock),
             tickets=tickets,
             clock=clock,
@@ -80,4 +81,4 @@ class ApiDeployment:
     async def __del__(self) -> None:
         await self._services.live.close()
         await self._services.database.close()
-        await self._objects.close()
+        await self._services.objects.close()

@@ -68,6 +68,11 @@ def install_problems(app: FastAPI) -> None:
         }.get(exc.status_code, str(exc.detail))
         return problem(kind(message), request.scope)
 
+    async def unknown(_request: Request, exc: Exception) -> Response:
+        # Out to the edge, which has the last word; Starlette's own answer would be plain text.
+        raise exc
+
+    app.add_exception_handler(Exception, unknown)
     app.add_exception_handler(AetherError, aether)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)

@@ -1,7 +1,5 @@
 """`aether down`: stops the platform of this data folder, whatever state it is in."""
 
-import subprocess
-import sys
 import time
 
 from configs.settings import load_settings
@@ -22,8 +20,10 @@ def run() -> None:
     crashed = folders.read_instance() is not None and ControlClient(folders.control_socket).status() is None
     stopped = ask_to_stop(folders)
     if crashed and settings.ray.address:
-        # Nobody was left to take the applications off somebody else's cluster.
-        subprocess.run([sys.executable, "-P", "-m", "serve_app.main", "undeploy"], check=False, timeout=_PATIENCE_S)
+        stdout().print(
+            f"The supervisor had been killed, so the applications may still be on the cluster at {settings.ray.address}."
+            f"\n→ aether up && aether down"
+        )
     took = seconds(time.monotonic() - began)
     stdout().print(f"Stopped after {took}." if stopped else "Nothing is running.")
 

@@ -42,6 +42,10 @@ class BodyTooLargeError(AetherError):
     code, status = "body_too_large", 413
 
 
+class SlowBodyError(AetherError):
+    code, status = "body_timeout", 408
+
+
 class UnauthenticatedError(AetherError):
     code, status = "unauthenticated", 401
 
@@ -101,6 +105,12 @@ class CorruptedError(AetherError):
     """Stored bytes do not match their digest, or a stored row cannot be read."""
 
     code = "corrupted"
+
+
+class MisconfiguredError(AetherError):
+    """A server refuses what an operator set: a wrong password, bucket or name. Trying again cannot help."""
+
+    code = "misconfigured"
 
 
 class EngineError(AetherError):

@@ -14,6 +14,7 @@ TITLES = {
     "migrations": "Migrations",
     "valkey": "Valkey",
     "ray": "Ray",
+    "stores": "Stores",
     "actors": "Agent hosts",
     "serve": "Ray Serve",
     "app:inference": "Application inference",

@@ -168,8 +168,10 @@ class Supervisor:
     # --- the deployer ---------------------------------------------------------------------------------------
 
     def _new_deployer(self) -> Deployer:
-        wants_key = keys.read(self._folders.cli_key_file) is None
-        command = [*self._deployer_command, "deploy", *(["--make-cli-key"] if wants_key else [])]
+        key = keys.read(self._folders.cli_key_file)
+        # aek_<prefix>_<secret>: the prefix is no secret, and tells whether the database knows the key.
+        known = ["--cli-key-prefix", key.split("_")[1]] if key and key.count("_") >= 2 else []
+        command = [*self._deployer_command, "deploy", *known]
         self._deployer = Deployer(
             command,
             environment=self._servers.environment,

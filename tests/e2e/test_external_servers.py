@@ -1,7 +1,6 @@
 """With addresses of servers in the environment, the platform uses those, and `down` leaves them alone."""
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
+import psutil
 import pytest
 
 from serve_app.core.db.engine import Database
@@ -46,14 +46,31 @@ def ray_address() -> Iterator[str]:
         assert time.monotonic() < deadline, "ray start took too long"
         time.sleep(0.2)
     yield f"127.0.0.1:{port}"
-    process.send_signal(signal.SIGTERM)
-    process.wait(timeout=60)
+    family = psutil.Process(process.pid).children(recursive=True)
+    for member in [psutil.Process(process.pid), *family]:
+        member.kill()
+    process.wait(timeout=10)
+    psutil.wait_procs(family, timeout=10)
     subprocess.run(["rm", "-rf", temp_dir], check=True)
 
 
 def _is_up(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _applications(ray_address: str) -> list[str]:
+    """Our replicas and agent hosts on the Ray at this address."""
+    titles = [" ".join(found.cmdline()) for found in psutil.process_iter() if _is_ours(found, ray_address)]
+    return [title for title in titles if "ServeReplica" in title or "AgentHost" in title]
+
+
+def _is_ours(process: psutil.Process, ray_address: str) -> bool:
+    """Whether a process is a descendant of the Ray at this address."""
+    try:
+        return any(ray_address.rpartition(":")[2] in " ".join(parent.cmdline()) for parent in process.parents())
+    except psutil.NoSuchProcess:
+        return False
 
 
 async def test_the_platform_on_servers_it_did_not_start(
@@ -83,8 +100,10 @@ async def test_the_platform_on_servers_it_did_not_start(
             made = events[3]["data"]
             file = client.get(f"/api/v1/creations/{made['creation_id']}/versions/1/files/document.md")
             assert file.text == events[2]["data"]["text"]
+        assert len(_applications(ray_address)) == 4
     finally:
         platform.aether("down", check=False)
+    assert _applications(ray_address) == []
     database = Database(postgres.url)
     await database.ping()
     await database.close()

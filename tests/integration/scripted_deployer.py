@@ -28,7 +28,7 @@ def main(folder: Path, action: str, options: list[str]) -> int:
         return 1
     say(stage="migrations", state="done", seconds=0.05)
     say(stage="owner", state="done", api_key="aek_owner")
-    if "--make-cli-key" in options:
+    if "--cli-key-prefix" not in options:
         say(stage="cli-key", state="done", api_key="aek_cli")
     say(stage="ready", state="done")
     return 0

@@ -180,6 +180,59 @@ async def test_a_host_that_dies_in_mid_turn_is_followed_by_another_which_finishe
     assert events[2].data["text"] == "# Answer\n\nhello\n"
 
 
+async def test_renewing_slowly_does_not_stop_a_session_claimed_meanwhile(stage: Stage) -> None:
+    class SlowRenewals(SqlSessionRepository):
+        async def renew(self, host: str, ttl_s: float, session_ids: list[SessionId]) -> set[SessionId]:
+            renewed = await super().renew(host, ttl_s, session_ids)
+            await asyncio.sleep(0.3)
+            return renewed
+
+    asked = 0
+
+    async def slow(messages: Sequence[Message]) -> AsyncGenerator[Delta | End, None]:
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(1.0)
+        yield Delta("done")
+        yield End("stop", {})
+
+    stage.sessions = SlowRenewals(stage.database)
+    async with stage.host(ScriptedModel(slow), ttl_s=1.0) as host:
+        sessions = [await stage.session() for _ in range(10)]
+        for session in sessions:
+            await stage.post(session, "x")
+            host.wake(session, {})
+            await asyncio.sleep(0.1)
+        for session in sessions:
+            await stage.until_ended(session)
+    assert asked == len(sessions), "a turn was stopped and begun again"
+
+
+async def test_what_is_large_reaches_watchers_from_the_log_and_not_through_the_broker(stage: Stage) -> None:
+    session = await stage.session()
+    org = stage.tenant.caller.org_id
+    text = "x" * 100_000
+
+    async def watch() -> list[bytes]:
+        bodies = []
+        async for item in stage.log.follow(org, session, 1):
+            if isinstance(item, LiveFrame):
+                bodies.append(item.body)
+                if len(bodies) == 2:
+                    break
+        return bodies
+
+    watching = asyncio.create_task(watch())
+    await asyncio.sleep(0.2)
+    for said in (text, "small"):  # for watchers only: no host shall claim it
+        await stage.log.append(org, session, None, EventType.MESSAGE_USER, {"text": said}, None)
+    async with asyncio.timeout(5):
+        large, small = await watching
+    assert orjson.loads(large)["data"]["text"] == text
+    assert orjson.loads(small)["data"]["text"] == "small"
+    assert (await stage.live._redis.memory_usage(f"aether:session:{session}")) < 20_000
+
+
 async def test_a_broken_stream_is_asked_for_again_and_never_spliced(stage: Stage) -> None:
     tries = 0
 

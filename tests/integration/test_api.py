@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from serve_app.api.app import build_app
 from serve_app.api.deps import Services
 from serve_app.core.clock import SystemClock
 from serve_app.core.db.engine import Database
-from serve_app.core.db.repositories.callers import SqlCallerRepository
+from serve_app.core.db.repositories.callers import CallerNames, SqlCallerRepository
 from serve_app.core.db.repositories.creations import SqlCreationRepository
 from serve_app.core.db.repositories.keys import SqlKeyRepository
 from serve_app.core.db.repositories.sessions import SqlSessionRepository
+from serve_app.core.domain.callers import Caller
 from serve_app.core.domain.creations import preview_label
 from serve_app.core.domain.events import EventType
 from serve_app.core.domain.ids import new_creation_id, new_key_id, new_session_id
@@ -48,7 +50,7 @@ async def services(database: Database, live: RedisLiveEvents, tmp_path: Path) ->
     keys = SqlKeyRepository(database)
     sessions = SqlSessionRepository(database)
     return Services(
-        database=database, live=live, callers=SqlCallerRepository(database), keys=keys, sessions=sessions,
+        database=database, live=live, objects=DiskObjectStore(tmp_path), callers=SqlCallerRepository(database), keys=keys, sessions=sessions,
         creations=SqlCreationRepository(database), log=SessionLog(sessions, live, NullMetrics(), recheck_s=0.3),
         blobs=BlobService(DiskObjectStore(tmp_path)), authenticator=Authenticator(keys, tickets, clock),
         tickets=tickets, clock=clock, hosts=RecordingHosts(), default_model="small", models=frozenset({"small"}),
@@ -332,8 +334,40 @@ async def test_a_preview_opens_on_its_own_host_with_its_link_alone(
     problem(await client.get("/api/v1/me", headers={"host": "nobody.localhost:8000"}), 404, "not_found")
 
 
+async def test_a_fault_of_ours_is_a_problem_that_tells_nothing(services: Services, tenant: Tenant) -> None:
+    class Broken(SqlCallerRepository):
+        async def names(self, caller: Caller) -> CallerNames:
+            raise RuntimeError("the password is hunter2")
+
+    app = build_app(replace(services, callers=Broken(services.database)), NullMetrics())
+    headers = {"authorization": f"Bearer {tenant.key}"}
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8000", headers=headers) as client:
+        response = await client.get("/api/v1/me")
+    body = problem(response, 500, "internal")
+    assert "hunter2" not in response.text
+    assert "request id" in body["detail"]
+
+
+async def test_corrupted_bytes_are_never_handed_out_whole(
+    client: httpx.AsyncClient, services: Services, tenant: Tenant, tmp_path: Path
+) -> None:
+    creation = await make_creation(services, tenant, "# precious")
+    (stored,) = [path for path in tmp_path.rglob("*") if path.is_file()]
+    url = f"/api/v1/creations/{creation}/versions/1/files/document.md"
+    stored.write_bytes(b"# poisoned")
+    problem(await client.get(url), 500, "corrupted")
+    stored.unlink()
+    problem(await client.get(url), 404, "not_found")
+
+
 async def test_health_is_told_without_a_key(anonymous: httpx.AsyncClient) -> None:
     anonymous.headers.pop("authorization", None)
     assert (await anonymous.get("/healthz")).json() == {"status": "ok"}
-    assert (await anonymous.get("/readyz")).json() == {"status": "ok", "database": "ok", "live_events": "ok"}
+    assert (await anonymous.get("/readyz")).json() == {
+        "status": "ok",
+        "database": "ok",
+        "live_events": "ok",
+        "objects": "ok",
+    }
     assert "AetherOS" in (await anonymous.get("/")).text

@@ -5,13 +5,13 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import orjson
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from serve_app.core.domain.ids import OrgId
-from serve_app.core.errors import ConflictError, FencedError, NotFoundError, UnavailableError
+from serve_app.core.errors import ConflictError, FencedError, MisconfiguredError, NotFoundError, UnavailableError
 
 APP_ROLE = "aether_app"
 """The role every connection takes. It owns nothing, so row-level security binds it even when the login may all."""
@@ -79,9 +79,11 @@ class Database:
 
 
 def async_url(url: str) -> str:
-    """`url` with the driver SQLAlchemy shall use."""
-    rest = url.partition("://")[2]
-    return f"postgresql+asyncpg://{rest}"
+    """`url` with the driver SQLAlchemy shall use, and libpq's `sslmode` by that driver's name."""
+    parsed = make_url("postgresql+asyncpg://" + url.partition("://")[2])
+    if mode := parsed.query.get("sslmode"):
+        parsed = parsed.difference_update_query(["sslmode"]).update_query_dict({"ssl": mode})
+    return parsed.render_as_string(hide_password=False)
 
 
 def owner_engine(url: str) -> AsyncEngine:
@@ -107,6 +109,9 @@ def translate() -> Iterator[None]:
                 raise FencedError("This session has passed to another host.") from exc
             case str(code) if code == _NO_SESSION:
                 raise NotFoundError("There is no such session.") from exc
+            # Class 28: the login is refused. 3D: no such database.
+            case str(code) if code[:2] in {"28", "3D"}:
+                raise MisconfiguredError("The database refuses us; see AETHER_DATABASE_URL.") from exc
             # Class 57: operator intervention (shutdown, crash). 08: connection. 53: out of resources.
             case str(code) if code[:2] in {"57", "08", "53"}:
                 raise UnavailableError("The database is restarting. Try again.") from exc

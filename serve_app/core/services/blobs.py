@@ -1,7 +1,7 @@
 """Content-addressed bytes: stored once an organisation under their SHA-256, verified when they are read whole."""
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from serve_app.core.domain.creations import FileEntry
 from serve_app.core.domain.ids import OrgId
@@ -30,9 +30,23 @@ class BlobService:
             raise CorruptedError("The stored bytes do not match their digest.")
         return data
 
-    def stream(self, org_id: OrgId, entry: FileEntry, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
-        """Bytes `[start, end)` as they come from the store, not verified."""
-        return self._objects.stream(_key(org_id, entry.sha256), start, end)
+    async def stream(self, org_id: OrgId, entry: FileEntry) -> AsyncGenerator[bytes, None]:
+        """The bytes in pieces. Never the last one before all are verified: what is corrupted ends too short.
+
+        Raises:
+            NotFoundError, UnavailableError: before the first piece.
+            CorruptedError: instead of the last one.
+        """
+        digest = hashlib.sha256()
+        held = b""
+        async for piece in self._objects.stream(_key(org_id, entry.sha256)):
+            if held:
+                yield held
+            digest.update(piece)
+            held = piece
+        if digest.hexdigest() != entry.sha256:
+            raise CorruptedError("The stored bytes do not match their digest.")
+        yield held
 
 
 def _key(org_id: OrgId, digest: str) -> str:

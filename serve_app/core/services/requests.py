@@ -1,8 +1,9 @@
 """Reading an HTTP request at any edge: a bounded body and a bearer credential, straight from ASGI."""
 
+import asyncio
 from typing import Any
 
-from serve_app.core.errors import BodyTooLargeError, UnauthenticatedError
+from serve_app.core.errors import BodyTooLargeError, SlowBodyError, UnauthenticatedError
 from serve_app.core.telemetry.asgi import Receive, Scope
 
 
@@ -18,13 +19,22 @@ def header(scope: Scope, name: bytes) -> str | None:
     return None
 
 
-async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
+async def read_body(scope: Scope, receive: Receive, max_bytes: int, timeout_s: float = 60.0) -> bytes:
     """The whole body, refused before it is held in memory when it is larger than `max_bytes`.
 
     Raises:
         BodyTooLargeError: as soon as the declared or the received size passes the limit.
+        SlowBodyError: when it is not complete within `timeout_s`.
         ClientGoneError: when the client leaves first.
     """
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await _read(scope, receive, max_bytes)
+    except TimeoutError as exc:
+        raise SlowBodyError(f"The body did not arrive within {timeout_s:.0f} seconds.") from exc
+
+
+async def _read(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
     declared = header(scope, b"content-length")
     if declared is not None and declared.isdigit() and int(declared) > max_bytes:
         raise too_large(max_bytes)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from serve_app.core.telemetry import Metrics, get_logger
 
 _PAGE = 500
 _RETRY_S = 0.5
+_MAX_LIVE_BYTES = 32 * 1024
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,11 @@ class SessionLog:
     async def announce(self, event: Event) -> None:
         """Tell watchers of a stored event. Failing is harmless: they find it in the log."""
         self._metrics.count("aether_session_events", type=event.type.value)
-        await self.publish_live(event.session_id, [frame_of(event)])
+        frame = frame_of(event)
+        if len(frame.body) > _MAX_LIVE_BYTES:
+            # The broker is shared: what is large is only announced, and watchers read it from the log.
+            frame = replace(frame, body=b"")
+        await self.publish_live(event.session_id, [frame])
 
     async def publish_live(self, session_id: SessionId, frames: list[LiveFrame]) -> None:
         try:
@@ -105,11 +110,11 @@ class SessionLog:
                         must_read = True
                     elif item.seq is None:
                         yield item
-                    elif item.seq == last + 1:
+                    elif item.seq == last + 1 and item.body:
                         last = item.seq
                         yield item
                     elif item.seq > last:
-                        # Something before it was stored and not told: the log knows the order.
+                        # It, or something before it, was stored and not told whole: the log has it.
                         must_read = True
                         break
 

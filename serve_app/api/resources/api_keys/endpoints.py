@@ -24,5 +24,5 @@ async def list_keys(caller: CallerDep, services: ServicesDep) -> KeysOut:
 
 @router.delete("/{key_id}", status_code=status.HTTP_204_NO_CONTENT)
 async def revoke_key(key_id: str, caller: CallerDep, services: ServicesDep) -> None:
-    """Revoke a key for good. It stops working within a second."""
+    """Revoke a key for good. It stops working within a second; streams it opened end within half a minute."""
     await service.revoke(services, caller, key_id)

@@ -1,5 +1,7 @@
 """`/api/v1/creations`."""
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Query, status
@@ -89,8 +91,18 @@ async def download_file(
     }
     if if_none_match and etag in if_none_match:
         return Response(status_code=status.HTTP_304_NOT_MODIFIED, headers=headers)
+    pieces = services.blobs.stream(caller.org_id, entry)
+    # The first piece before the status: a store that fails is not a 200.
+    first = await anext(pieces)
     headers["content-length"] = str(entry.size_bytes)
-    return StreamingResponse(services.blobs.stream(caller.org_id, entry), 200, headers, media_type=entry.media_type)
+    return StreamingResponse(_with_first(first, pieces), 200, headers, media_type=entry.media_type)
+
+
+async def _with_first(first: bytes, pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(pieces):
+        yield first
+        async for piece in pieces:
+            yield piece
 
 
 @router.post("/{creation_id}/preview-links", status_code=status.HTTP_201_CREATED)

@@ -2,13 +2,14 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, status
+from fastapi import APIRouter, Header, Query, Request, status
 from fastapi.responses import Response
 
 from serve_app.api.deps import CallerDep, Limit, ServicesDep
 from serve_app.api.resources.sessions import service
 from serve_app.api.resources.sessions.schemas import MessageIn, MessageOut, SessionIn, SessionOut, SessionsOut
 from serve_app.api.sse import SseResponse
+from serve_app.core.services.requests import bearer_token
 
 router = APIRouter(prefix="/sessions", tags=["sessions"])
 MAX_SEQ = 2**63 - 1
@@ -62,6 +63,7 @@ async def post_message(
     responses={200: {"content": {"text/event-stream": {}}, "description": "server-sent events"}},
 )
 async def follow_events(
+    request: Request,
     session_id: str,
     caller: CallerDep,
     services: ServicesDep,
@@ -74,4 +76,6 @@ async def follow_events(
     Durable events carry their `seq` as the SSE id. Reconnect with `Last-Event-ID`: each comes exactly once.
     """
     start = after if last_event_id is None else last_event_id
-    return SseResponse(await service.follow(services, caller, session_id, start, forever=follow))
+    return SseResponse(
+        await service.follow(services, caller, bearer_token(request.scope), session_id, start, forever=follow)
+    )

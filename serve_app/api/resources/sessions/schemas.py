@@ -8,7 +8,7 @@ from serve_app.api.deps import Text
 from serve_app.core.domain.events import SessionStatus
 from serve_app.core.domain.ids import SessionId
 
-MAX_TEXT_CHARS = 1_000_000
+MAX_TEXT_CHARS = 400_000
 
 
 class SessionIn(BaseModel):

@@ -1,18 +1,27 @@
 """What callers may do to sessions."""
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from serve_app.api.deps import Services
 from serve_app.core.domain.callers import Caller
 from serve_app.core.domain.events import EventType
 from serve_app.core.domain.ids import SessionId, is_id
 from serve_app.core.domain.sessions import Session
-from serve_app.core.errors import ConflictError, InvalidRequestError, NotFoundError, UnknownModelError
+from serve_app.core.errors import (
+    ConflictError,
+    InvalidRequestError,
+    NotFoundError,
+    UnauthenticatedError,
+    UnavailableError,
+    UnknownModelError,
+)
 from serve_app.core.services.session_log import KeepAlive
 from serve_app.core.stores.live.base import LiveFrame
-from serve_app.core.telemetry import carrier
+from serve_app.core.telemetry import carrier, get_logger
 
 _MAX_KEY_CHARS = 200
+_RECHECK_KEY_S = 15.0
 
 
 def session_id_of(text: str) -> SessionId:
@@ -51,15 +60,33 @@ async def post(
 
 
 async def follow(
-    services: Services, caller: Caller, session_id: str, after: int, *, forever: bool
+    services: Services, caller: Caller, token: str, session_id: str, after: int, *, forever: bool
 ) -> AsyncGenerator[LiveFrame | KeepAlive, None]:
     """Checks first, so that a refusal is an answer and not a broken stream."""
     session = await services.sessions.get(caller.org_id, session_id_of(session_id))
     if after > session.last_seq:
         raise InvalidRequestError(f"This session has no event {after}; its newest is {session.last_seq}.")
     if forever:
-        return services.log.follow(caller.org_id, session.id, after)
+        return _while_allowed(services, token, services.log.follow(caller.org_id, session.id, after))
     return services.log.read(caller.org_id, session.id, after)
+
+
+async def _while_allowed(
+    services: Services, token: str, items: AsyncGenerator[LiveFrame | KeepAlive, None]
+) -> AsyncGenerator[LiveFrame | KeepAlive, None]:
+    """Ends the stream once its key is revoked; it is looked at again every `_RECHECK_KEY_S`."""
+    check_at = services.clock.monotonic() + _RECHECK_KEY_S
+    async with aclosing(items):
+        async for item in items:
+            if services.clock.monotonic() >= check_at:
+                check_at = services.clock.monotonic() + _RECHECK_KEY_S
+                try:
+                    await services.authenticator.authenticate(token)
+                except UnauthenticatedError:
+                    return
+                except UnavailableError:
+                    get_logger().warning("key of an open stream could not be looked up")
+            yield item
 
 
 def checked_key(key: str | None) -> str | None:

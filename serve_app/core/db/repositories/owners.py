@@ -41,6 +41,16 @@ class OwnerRepository:
             )
         return caller
 
+    async def has_key(self, owner: Caller, *, name: str | None = None, prefix: str | None = None) -> bool:
+        """Whether the owner ever had a key of this name, or has one of this prefix that still works."""
+        statement = select(api_keys.c.id).where(api_keys.c.org_id == owner.org_id)
+        if name is not None:
+            statement = statement.where(api_keys.c.name == name)
+        if prefix is not None:
+            statement = statement.where(api_keys.c.prefix == prefix, api_keys.c.revoked_at.is_(None))
+        async with self._begin() as connection:
+            return (await connection.execute(statement.limit(1))).first() is not None
+
     async def add_key(self, owner: Caller, name: str, key: NewKey) -> None:
         async with self._begin() as connection:
             await connection.execute(

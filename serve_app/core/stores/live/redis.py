@@ -2,15 +2,16 @@
 
 import asyncio
 import secrets
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
-from serve_app.core.errors import UnavailableError
+from serve_app.core.errors import MisconfiguredError, UnavailableError
 from serve_app.core.stores.live.base import Disturbed, LiveFrame
 from serve_app.core.telemetry import get_logger
 
@@ -20,6 +21,7 @@ _STREAM_FRAMES = 100_000
 _QUEUE_FRAMES = 2_000
 _BLOCK_MS = 5_000
 _RETRY_S = 0.2
+_PUBLISH_S = 1.0
 
 
 class RedisLiveEvents:
@@ -34,9 +36,20 @@ class RedisLiveEvents:
         self._watchers: dict[bytes, set[_Watcher]] = {}
         self._doorbell = f"aether:doorbell:{secrets.token_hex(8)}".encode()
         self._reader: asyncio.Task[None] | None = None
+        self._away_until = 0.0
 
     async def publish(self, channel: str, frames: Sequence[LiveFrame]) -> None:
-        name = _name(channel)
+        if time.monotonic() < self._away_until:
+            raise UnavailableError("The live event broker is away.")
+        try:
+            async with asyncio.timeout(_PUBLISH_S):
+                await self._publish(_name(channel), frames)
+        except (UnavailableError, TimeoutError) as exc:
+            # Whoever publishes has stored already and waits for nobody: for a moment it is not even tried.
+            self._away_until = time.monotonic() + _RETRY_S
+            raise UnavailableError("The live event broker cannot be reached right now.") from exc
+
+    async def _publish(self, name: bytes, frames: Sequence[LiveFrame]) -> None:
         with _translate():
             async with self._redis.pipeline(transaction=False) as pipe:
                 for frame in frames:
@@ -52,20 +65,22 @@ class RedisLiveEvents:
     async def subscribe(self, channel: str) -> AsyncIterator["_Watcher"]:
         name = _name(channel)
         watcher = _Watcher()
-        try:
-            if name not in self._positions:
-                self._positions[name] = await self._end_of(name)
-        except UnavailableError:
-            self._positions[name] = b"$"
-            watcher.push(Disturbed())
+        if name not in self._positions:
+            try:
+                end = await self._end_of(name)
+            except UnavailableError:
+                # Streams hold what happened a while ago: those that were seen are dropped by their `seq`.
+                end = b"0-0"
+                watcher.push(Disturbed())
+            self._positions.setdefault(name, end)
         self._watchers.setdefault(name, set()).add(watcher)
-        if self._reader is None:
-            self._reader = asyncio.create_task(self._read_forever(), name="live events reader")
-        else:
-            # The reader sits in XREAD without this channel; the bell ends that call.
-            with suppress(UnavailableError), _translate():
-                await self._redis.xadd(self._doorbell, {b"r": b"1"}, maxlen=1)
         try:
+            if self._reader is None or self._reader.done():
+                self._reader = asyncio.create_task(self._read_forever(), name="live events reader")
+            else:
+                # The reader sits in XREAD without this channel; the bell ends that call.
+                with suppress(UnavailableError), _translate():
+                    await self._redis.xadd(self._doorbell, {b"r": b"1"}, maxlen=1)
             yield watcher
         finally:
             watchers = self._watchers[name]
@@ -110,21 +125,28 @@ class RedisLiveEvents:
             newest = await self._redis.xrevrange(name, count=1)
         return bytes(newest[0][0]) if newest else b"0-0"
 
+    def _disturb(self) -> None:
+        for watchers in self._watchers.values():
+            for watcher in watchers:
+                watcher.push(Disturbed())
+
     async def _read_forever(self) -> None:
-        bell = b"$"
+        bell = b"0-0"
+        is_away = False
         while True:
             streams: dict[Any, Any] = {**self._positions, self._doorbell: bell}
             try:
                 answer = await self._reading.xread(streams, count=500, block=_BLOCK_MS)
             except (RedisError, OSError) as exc:
-                get_logger().warning("live events disturbed", reason=type(exc).__name__)
-                for watchers in self._watchers.values():
-                    for watcher in watchers:
-                        watcher.push(Disturbed())
+                if not is_away:
+                    get_logger().warning("live events disturbed", reason=type(exc).__name__)
+                    self._disturb()
+                is_away = True
                 await asyncio.sleep(_RETRY_S)
                 continue
-            if bell == b"$":
-                bell = b"0-0"
+            if is_away:
+                is_away = False
+                self._disturb()
             for name, entries in _items(answer):
                 if name == self._doorbell:
                     bell = entries[-1][0]
@@ -187,5 +209,7 @@ def _frame(fields: dict[bytes, bytes]) -> LiveFrame:
 def _translate() -> Iterator[None]:
     try:
         yield
+    except (AuthenticationError, NoPermissionError) as exc:
+        raise MisconfiguredError("The live event broker refuses the login; see AETHER_REDIS_URL.") from exc
     except (RedisError, OSError) as exc:
         raise UnavailableError("The live event broker cannot be reached right now.") from exc

@@ -35,6 +35,15 @@ class ObjectStore(Protocol):
         """Every key that starts with `prefix`, in order."""
         ...
 
+    async def check(self) -> None:
+        """Return when the store can be used.
+
+        Raises:
+            MisconfiguredError: it refuses us: a wrong name or key.
+            UnavailableError: it cannot be reached now.
+        """
+        ...
+
     async def close(self) -> None: ...
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from serve_app.core.errors import NotFoundError, UnavailableError
+from serve_app.core.errors import MisconfiguredError, NotFoundError, UnavailableError
 from serve_app.core.stores.objects.base import PIECE_BYTES, checked_key
 
 _ASIDE = ".writing-"
@@ -60,6 +60,10 @@ class DiskObjectStore:
         found = await asyncio.to_thread(lambda: sorted(self._walk(prefix)))
         for key in found:
             yield key
+
+    async def check(self) -> None:
+        if not await asyncio.to_thread(os.access, self._root, os.R_OK | os.W_OK | os.X_OK):
+            raise MisconfiguredError(f"The folder {self._root} cannot be read and written.")
 
     async def close(self) -> None:
         """Nothing is held open between calls."""

@@ -11,11 +11,12 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from serve_app.core.errors import NotFoundError, UnavailableError
+from serve_app.core.errors import MisconfiguredError, NotFoundError, UnavailableError
 from serve_app.core.stores.objects.base import PIECE_BYTES, checked_key
 
 T = TypeVar("T")
 _CONNECTIONS = 16
+_REFUSALS = {"NoSuchBucket", "AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
 
 
 class S3ObjectStore:
@@ -93,6 +94,12 @@ class S3ObjectStore:
                 return
             more = {"ContinuationToken": page["NextContinuationToken"]}
 
+    async def check(self) -> None:
+        try:
+            await self._call(self._client.head_bucket)
+        except NotFoundError as exc:
+            raise MisconfiguredError(f"There is no bucket {self._bucket!r}; see AETHER_S3_BUCKET.") from exc
+
     async def close(self) -> None:
         self._threads.shutdown(wait=True, cancel_futures=True)
         self._client.close()
@@ -113,8 +120,11 @@ def _translate() -> Iterator[None]:
     try:
         yield
     except ClientError as exc:
-        if exc.response.get("Error", {}).get("Code") in {"NoSuchKey", "404", "NotFound"}:
+        code = exc.response.get("Error", {}).get("Code")
+        if code in {"NoSuchKey", "404", "NotFound"}:
             raise NotFoundError("There is no such object.") from exc
+        if code in _REFUSALS:
+            raise MisconfiguredError(f"The object store refuses us ({code}); see AETHER_S3_*.") from exc
         raise UnavailableError("The object store refused or could not answer.") from exc
     except BotoCoreError as exc:
         raise UnavailableError("The object store cannot be reached right now.") from exc
