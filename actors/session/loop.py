@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from actors.session.model import Delta, End, Model
-from actors.session.steps import Answer, Commit, Finish, Message, Rest, fitting, next_step, title_of
+from actors.session.steps import Answer, Commit, Finish, Message, Rest, fitting, next_step, title_of, without_old_turns
 from serve_app.core.clock import Clock
 from serve_app.core.db.repositories.creations import SqlCreationRepository
 from serve_app.core.db.repositories.sessions import SqlSessionRepository
@@ -51,6 +51,7 @@ class SessionLoop:
         self._lease = lease
         self._w = workshop
         self._log: list[Event] = []
+        self._last_seq = 0
         self._turn_started: dict[int, float] = {}
 
     async def run(self) -> None:
@@ -86,10 +87,6 @@ class SessionLoop:
                 await self._commit(step)
             case Finish(turn):
                 await self._end(turn, EventType.TURN_COMPLETED, {}, "completed")
-
-    @property
-    def _last_seq(self) -> int:
-        return self._log[-1].seq or 0 if self._log else 0
 
     async def _answer(self, step: Answer) -> None:
         session = self._lease.session
@@ -205,9 +202,15 @@ class SessionLoop:
     async def _take_in(self, event: Event) -> None:
         """Keep our copy of the log whole: users post while we work, so an event may not be the next one."""
         if event.seq == self._last_seq + 1:
-            self._log.append(event)
+            self._add([event])
         else:
             await self._read_on()
+
+    def _add(self, events: list[Event]) -> None:
+        """Keep what later steps need: a host holds many sessions, and a session may be long."""
+        if events:
+            self._last_seq = events[-1].seq or self._last_seq
+            self._log = without_old_turns([*self._log, *events], 2 * _HISTORY_CHARS)
 
     async def _read_on(self) -> bool:
         """Whether the log had anything new."""
@@ -217,7 +220,7 @@ class SessionLoop:
             page = await self._patiently(
                 lambda: self._w.sessions.events(session.org_id, session.id, self._last_seq, _PAGE)
             )
-            self._log.extend(page)
+            self._add(page)
             if not page:
                 return self._last_seq > before
 

@@ -80,6 +80,21 @@ def _conversation(log: Sequence[Event], answers: dict[int, Event], turn: int) ->
     return tuple(messages)
 
 
+def without_old_turns(log: Sequence[Event], budget_chars: int) -> list[Event]:
+    """What is still needed of a log: turns that are not over, and the newest that are, as far as models hear them."""
+    ended = {event.data["turn"] for event in log if event.type in TURN_ENDS}
+    forgotten: set[int] = set()
+    used = 0
+    for event in reversed(log):
+        if event.type is EventType.MESSAGE_ASSISTANT and event.data["turn"] in ended:
+            used += len(event.data["text"])
+        elif event.type is EventType.MESSAGE_USER and event.seq in ended:
+            used += len(event.data["text"])
+            if used > budget_chars and event.seq is not None:
+                forgotten.add(event.seq)
+    return [event for event in log if event.seq not in forgotten and event.data.get("turn") not in forgotten]
+
+
 def fitting(messages: Sequence[Message], budget_chars: int) -> tuple[Message, ...]:
     """The newest messages that fit, whole exchanges at a time; the last one always stays."""
     kept = list(messages[-1:])

@@ -74,6 +74,10 @@ class ContextLengthError(InvalidRequestError):
     code, status = "context_length_exceeded", 400
 
 
+class TooManyMessagesError(AetherError):
+    code, status = "too_many_messages", 429
+
+
 # --- try again ----------------------------------------------------------------------------------------------
 
 

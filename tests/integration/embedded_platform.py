@@ -70,6 +70,8 @@ class EmbeddedPlatform:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            # A terminal's programs hear its signals, also when the tests themselves run in the background.
+            preexec_fn=_hear_signals,  # noqa: PLW1509 - no threads run beside this fork
         )
 
     def aether(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -122,6 +124,11 @@ def embedded_platform(*, with_ray: bool) -> Iterator[EmbeddedPlatform]:
             end_leftovers(platform.folders)
             shutil.rmtree(platform.folders.run_dir, ignore_errors=True)
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _hear_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def all_gone(pids: set[int]) -> bool:

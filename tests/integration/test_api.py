@@ -119,6 +119,14 @@ async def test_idempotency_keys_have_one_effect(client: httpx.AsyncClient) -> No
     problem(await client.post(url, json={"text": "b"}, headers={"idempotency-key": "x" * 201}), 422, "invalid_request")
 
 
+async def test_a_session_takes_only_so_many_messages_ahead_of_its_agent(client: httpx.AsyncClient) -> None:
+    session = (await client.post("/api/v1/sessions", json={})).json()["id"]
+    url = f"/api/v1/sessions/{session}/messages"
+    answers = await asyncio.gather(*(client.post(url, json={"text": "x"}) for _ in range(205)))
+    assert sorted(answer.status_code for answer in answers) == [202] * 200 + [429] * 5
+    problem(await client.post(url, json={"text": "x"}), 429, "too_many_messages")
+
+
 async def test_lists_are_paged_newest_first(client: httpx.AsyncClient) -> None:
     ids = [(await client.post("/api/v1/sessions", json={})).json()["id"] for _ in range(5)]
     seen: list[str] = []

@@ -11,7 +11,14 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from serve_app.core.domain.ids import OrgId
-from serve_app.core.errors import ConflictError, FencedError, MisconfiguredError, NotFoundError, UnavailableError
+from serve_app.core.errors import (
+    ConflictError,
+    FencedError,
+    MisconfiguredError,
+    NotFoundError,
+    TooManyMessagesError,
+    UnavailableError,
+)
 
 APP_ROLE = "aether_app"
 """The role every connection takes. It owns nothing, so row-level security binds it even when the login may all."""
@@ -91,7 +98,7 @@ def owner_engine(url: str) -> AsyncEngine:
     return create_async_engine(async_url(url), pool_size=1, max_overflow=1)
 
 
-_FENCED, _NO_SESSION = "AE001", "AE002"
+_FENCED, _NO_SESSION, _TOO_MANY = "AE001", "AE002", "AE003"
 
 
 @contextmanager
@@ -109,6 +116,8 @@ def translate() -> Iterator[None]:
                 raise FencedError("This session has passed to another host.") from exc
             case str(code) if code == _NO_SESSION:
                 raise NotFoundError("There is no such session.") from exc
+            case str(code) if code == _TOO_MANY:
+                raise TooManyMessagesError("Too many messages wait in this session. Let some be answered.") from exc
             # Class 28: the login is refused. 3D: no such database.
             case str(code) if code[:2] in {"28", "3D"}:
                 raise MisconfiguredError("The database refuses us; see AETHER_DATABASE_URL.") from exc

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from actors.session.steps import Answer, Commit, Finish, Message, Rest, fitting, next_step, title_of
+from actors.session.steps import Answer, Commit, Finish, Message, Rest, fitting, next_step, title_of, without_old_turns
 from serve_app.core.domain.events import Event, EventType
 from serve_app.core.domain.ids import new_session_id
 
@@ -61,6 +61,19 @@ def test_history_is_cut_by_whole_exchanges_and_keeps_the_last_message() -> None:
     assert fitting(messages, 100) == tuple(messages)
     assert fitting(messages, 25) == (messages[2],)
     assert fitting(messages[2:], 1) == (messages[2],)
+
+
+def test_old_turns_are_forgotten_and_open_ones_are_not() -> None:
+    entries = [CREATED]
+    for turn in (2, 5, 8):
+        entries += [user("q" * 10), said(turn, "a" * 10), (EventType.TURN_COMPLETED, {"turn": turn})]
+    entries.append(user("now"))
+    whole = log(*entries)
+    kept = without_old_turns(whole, 45)
+    assert [event.seq for event in kept] == [1, 5, 6, 7, 8, 9, 10, 11]
+    said_before = (Message("user", "q" * 10), Message("assistant", "a" * 10))
+    assert next_step(kept) == Answer(11, (*said_before, *said_before, Message("user", "now")))
+    assert without_old_turns(whole, 1_000) == whole
 
 
 def test_titles_come_from_the_first_heading_or_else_the_prompt() -> None:

@@ -1,6 +1,18 @@
 """Sessions and their event log."""
 
-from sqlalchemy import BigInteger, Column, DateTime, ForeignKey, Index, Table, Text, UniqueConstraint, func, text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    Table,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 
 from serve_app.core.db.tables.metadata import METADATA
@@ -15,6 +27,7 @@ sessions = Table(
     Column("model", Text, nullable=False),
     Column("status", Text, nullable=False, server_default="idle"),
     Column("last_seq", BigInteger, nullable=False, server_default="0"),
+    Column("unanswered", Integer, nullable=False, server_default="0"),
     Column("lease_host", Text),
     Column("fence", BigInteger, nullable=False, server_default="0"),
     Column("lease_expires_at", DateTime(timezone=True)),

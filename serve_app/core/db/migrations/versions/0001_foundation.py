@@ -30,10 +30,11 @@ CREATE FUNCTION append_event(
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     v_fence bigint;
+    v_unanswered integer;
 BEGIN
     PERFORM set_config('aether.org_id', p_org, true);
     -- The row lock gives every event of a session its place: seq is strictly increasing and has no gaps.
-    SELECT s.fence INTO v_fence FROM sessions s WHERE s.id = p_session FOR UPDATE;
+    SELECT s.fence, s.unanswered INTO v_fence, v_unanswered FROM sessions s WHERE s.id = p_session FOR UPDATE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'no such session' USING ERRCODE = 'AE002';
     END IF;
@@ -47,7 +48,15 @@ BEGIN
             RETURN;
         END IF;
     END IF;
+    IF p_type = 'message.user' AND v_unanswered >= 200 THEN
+        RAISE EXCEPTION 'too many unanswered messages' USING ERRCODE = 'AE003';
+    END IF;
     UPDATE sessions s SET last_seq = s.last_seq + 1, updated_at = now(),
+        unanswered = CASE p_type
+            WHEN 'message.user' THEN s.unanswered + 1
+            WHEN 'turn.completed' THEN greatest(s.unanswered - 1, 0)
+            WHEN 'turn.failed' THEN greatest(s.unanswered - 1, 0)
+            ELSE s.unanswered END,
         status = CASE WHEN p_status IS NULL OR s.status = 'running' THEN s.status ELSE p_status END
         WHERE s.id = p_session RETURNING s.last_seq INTO event_seq;
     INSERT INTO session_events (session_id, seq, org_id, type, data, idempotency_key)
@@ -223,6 +232,7 @@ def upgrade() -> None:
         sa.Column("model", sa.Text, nullable=False),
         sa.Column("status", sa.Text, nullable=False, server_default="idle"),
         sa.Column("last_seq", sa.BigInteger, nullable=False, server_default="0"),
+        sa.Column("unanswered", sa.Integer, nullable=False, server_default="0"),
         sa.Column("lease_host", sa.Text),
         sa.Column("fence", sa.BigInteger, nullable=False, server_default="0"),
         sa.Column("lease_expires_at", sa.DateTime(timezone=True)),
