@@ -3,6 +3,9 @@
 import asyncio
 from collections.abc import Sequence
 
+import pytest
+
+from serve_app.core.errors import MisconfiguredError
 from serve_app.core.stores.live.base import Disturbed, LiveEvents, LiveFrame, Subscription
 from serve_app.core.stores.live.redis import RedisLiveEvents
 from tests.conftest import Server
@@ -92,3 +95,10 @@ async def test_a_stream_keeps_its_entries_for_readers_that_come_later(live: Live
     for number in range(3):
         await live.append("stream-1", {"id": b"%d" % number})
     assert [entry["id"] async for entry in live.entries("stream-1")] == [b"0", b"1", b"2"]
+
+
+async def test_a_broker_that_refuses_the_login_is_told_as_a_wrong_setting(live: LiveEvents, valkey: Server) -> None:
+    stranger = RedisLiveEvents(valkey.url + "?username=nobody&password=wrong")
+    with pytest.raises(MisconfiguredError, match="AETHER_REDIS_URL"):
+        await stranger.ping()
+    await stranger.close()

@@ -6,10 +6,11 @@ import pytest
 from sqlalchemy import text
 
 from serve_app.core.db.engine import Database
+from serve_app.core.db.migrate import migrate
 from serve_app.core.db.repositories.sessions import SqlSessionRepository
 from serve_app.core.domain.events import EventType
-from serve_app.core.errors import FencedError, NotFoundError
-from tests.conftest import Tenant
+from serve_app.core.errors import FencedError, MisconfiguredError, NotFoundError
+from tests.conftest import Server, Tenant
 
 
 async def test_concurrent_appends_get_every_seq_once_and_in_order(database: Database, tenant: Tenant) -> None:
@@ -142,3 +143,12 @@ async def _claim(sessions: SqlSessionRepository, host: str, session_id: str, ttl
         if lease.session.id == session_id:
             return lease.fence
     raise AssertionError("not claimed")
+
+
+async def test_a_database_that_does_not_exist_is_told_as_a_wrong_setting(postgres: Server) -> None:
+    database = Database(postgres.url.replace("/aether?", "/nowhere?"))
+    with pytest.raises(MisconfiguredError, match="AETHER_DATABASE_URL"):
+        await database.ping()
+    await database.close()
+    with pytest.raises(MisconfiguredError, match="AETHER_DATABASE_URL"):
+        await migrate(postgres.url.replace("/aether?", "/nowhere?"))

@@ -22,6 +22,8 @@ _QUEUE_FRAMES = 2_000
 _BLOCK_MS = 5_000
 _RETRY_S = 0.2
 _PUBLISH_S = 1.0
+# To a watcher and to a publisher it is the same: live events are a courtesy, and the log has the truth.
+_AWAY = (UnavailableError, MisconfiguredError)
 
 
 class RedisLiveEvents:
@@ -44,7 +46,7 @@ class RedisLiveEvents:
         try:
             async with asyncio.timeout(_PUBLISH_S):
                 await self._publish(_name(channel), frames)
-        except (UnavailableError, TimeoutError) as exc:
+        except (*_AWAY, TimeoutError) as exc:
             # Whoever publishes has stored already and waits for nobody: for a moment it is not even tried.
             self._away_until = time.monotonic() + _RETRY_S
             raise UnavailableError("The live event broker cannot be reached right now.") from exc
@@ -68,7 +70,7 @@ class RedisLiveEvents:
         if name not in self._positions:
             try:
                 end = await self._end_of(name)
-            except UnavailableError:
+            except _AWAY:
                 # Streams hold what happened a while ago: those that were seen are dropped by their `seq`.
                 end = b"0-0"
                 watcher.push(Disturbed())
@@ -79,7 +81,7 @@ class RedisLiveEvents:
                 self._reader = asyncio.create_task(self._read_forever(), name="live events reader")
             else:
                 # The reader sits in XREAD without this channel; the bell ends that call.
-                with suppress(UnavailableError), _translate():
+                with suppress(*_AWAY), _translate():
                     await self._redis.xadd(self._doorbell, {b"r": b"1"}, maxlen=1)
             yield watcher
         finally:
@@ -115,7 +117,7 @@ class RedisLiveEvents:
             self._reader.cancel()
             with suppress(asyncio.CancelledError):
                 await self._reader
-            with suppress(UnavailableError), _translate():
+            with suppress(*_AWAY), _translate():
                 await self._redis.delete(self._doorbell)
         await self._redis.aclose()
         await self._reading.aclose()
@@ -209,7 +211,16 @@ def _frame(fields: dict[bytes, bytes]) -> LiveFrame:
 def _translate() -> Iterator[None]:
     try:
         yield
-    except (AuthenticationError, NoPermissionError) as exc:
-        raise MisconfiguredError("The live event broker refuses the login; see AETHER_REDIS_URL.") from exc
     except (RedisError, OSError) as exc:
+        if _is_refusal(exc):
+            raise MisconfiguredError("The live event broker refuses the login; see AETHER_REDIS_URL.") from exc
         raise UnavailableError("The live event broker cannot be reached right now.") from exc
+
+
+def _is_refusal(exc: BaseException | None) -> bool:
+    """The client tells a refused login as a connection error that was caused by it."""
+    while exc is not None:
+        if isinstance(exc, AuthenticationError | NoPermissionError):
+            return True
+        exc = exc.__cause__ or exc.__context__
+    return False
