@@ -19,10 +19,9 @@ from serve_app.core.errors import (
     UnavailableError,
     UnknownModelError,
 )
-from serve_app.core.services.callers import TicketSigner
+from serve_app.core.services.callers import MODELS_TICKET, TicketSigner
 from serve_app.core.telemetry import carrier
 
-TICKET_PURPOSE = "models"
 _TICKET_TTL_S = 300.0
 # A request that waits for its turn at the model hears nothing until then; a dead one is noticed by its connection.
 _SILENCE_S = 600.0
@@ -87,7 +86,7 @@ class HttpModel:
             "stream_options": {"include_usage": True},
         }
         headers = {
-            "authorization": f"Bearer {self._tickets.issue(caller, TICKET_PURPOSE, _TICKET_TTL_S)}",
+            "authorization": f"Bearer {self._tickets.issue(caller, MODELS_TICKET, _TICKET_TTL_S)}",
             "content-type": "application/json",
             **carrier(),
         }

@@ -1,12 +1,13 @@
 """Server-sent events: session frames to bytes, and a response that ends when its reader leaves."""
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from serve_app.core.services.presence import while_present
+from serve_app.core.services.requests import ClientGoneError
 from serve_app.core.services.session_log import KeepAlive
 from serve_app.core.stores.live.base import LiveFrame
 
@@ -37,24 +38,11 @@ class SseResponse(Response):
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         # A first byte at once: clients and proxies then know that the stream is open.
         await send({"type": "http.response.body", "body": b": open\n\n", "more_body": True})
-        streaming = asyncio.create_task(self._stream(send))
-        leaving = asyncio.create_task(_client_gone(receive))
-        try:
-            await asyncio.wait({streaming, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            leaving.cancel()
-            if not streaming.done():
-                streaming.cancel()
-            with suppress(asyncio.CancelledError):
-                await streaming
+        with suppress(ClientGoneError):
+            await while_present(self._stream(send), receive)
 
     async def _stream(self, send: Send) -> None:
         async with aclosing(self._items) as items:
             async for item in items:
                 await send({"type": "http.response.body", "body": encode(item), "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _client_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -97,10 +97,6 @@ class Board:
             if step.state == "started":
                 self.end(step.key, state="failed")
 
-    def reset(self, *keys: str) -> None:
-        for key in keys:
-            self._put(key, state="waiting", seconds=None, message=None)
-
     def enter(self, phase: Phase, *, reason: str | None = None, mend: str | None = None) -> None:
         if phase == "ready" and self._ready_s is None:
             self._ready_s = time.monotonic() - self._born

@@ -3,15 +3,14 @@
 from contextlib import aclosing
 
 from serve_app.core.errors import MethodNotAllowedError, NotFoundError
-from serve_app.core.services.callers import Authenticator
+from serve_app.core.services.callers import MODELS_TICKET, Authenticator
+from serve_app.core.services.presence import while_present
 from serve_app.core.services.requests import ClientGoneError, bearer_token, header, read_body
 from serve_app.core.telemetry.asgi import Receive, Scope, Send
 from serve_app.router.chat import ChatCompletions, Streamed
 from serve_app.router.models import ModelList
-from serve_app.router.presence import while_present
 from serve_app.router.problems import Headers, body_of, event_of, headers_of, known, status_of
 
-TICKET_PURPOSE = "models"
 _PREFIX = "/v1"
 _JSON: Headers = [(b"content-type", b"application/json")]
 _SSE: Headers = [
@@ -76,7 +75,7 @@ class RouterApp:
             raise NotFoundError(f"Unknown request URL: {scope['method']} {_PREFIX}{path}.", code="unknown_url")
 
     async def _authenticate(self, scope: Scope) -> None:
-        await self._authenticator.authenticate(bearer_token(scope), TICKET_PURPOSE)
+        await self._authenticator.authenticate(bearer_token(scope), MODELS_TICKET)
 
     async def _complete(self, body: bytes, send: Send) -> None:
         answer = await self._chat.answer(body)

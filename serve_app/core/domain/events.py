@@ -22,7 +22,6 @@ class EventType(StrEnum):
     GAP = "gap"
 
 
-LIVE_TYPES = frozenset({EventType.MESSAGE_DELTA, EventType.GAP})
 TURN_ENDS = frozenset({EventType.TURN_COMPLETED, EventType.TURN_FAILED})
 
 

@@ -14,6 +14,8 @@ from serve_app.core.errors import UnauthenticatedError
 
 _KEY_SCHEME = "aek"
 _TICKET_SCHEME = "aet"
+MODELS_TICKET = "models"
+"""The purpose of the ticket with which an agent host calls `/v1` for a user."""
 _TICKET_BODY_CHARS = 9 + 1 + 26 + 26
 _ROLES: dict[str, Role] = {"o": "owner", "m": "member"}
 _CACHE_S = 1.0
