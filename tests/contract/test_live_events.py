@@ -102,3 +102,16 @@ async def test_a_broker_that_refuses_the_login_is_told_as_a_wrong_setting(live: 
     with pytest.raises(MisconfiguredError, match="AETHER_REDIS_URL"):
         await stranger.ping()
     await stranger.close()
+
+
+async def test_a_cancelled_publisher_is_cancelled_at_whatever_point_it_is(live: LiveEvents) -> None:
+    async def append_forever() -> None:
+        while True:
+            await live.append("c9", {"a": b"1"})
+
+    for attempt in range(50):
+        task = asyncio.create_task(append_forever())
+        await asyncio.sleep(attempt / 5_000)
+        task.cancel()
+        await asyncio.wait([task], timeout=2)
+        assert task.cancelled()

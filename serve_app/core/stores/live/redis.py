@@ -4,15 +4,13 @@ import asyncio
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any
-
-from redis.asyncio import Redis
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
 from serve_app.core.errors import MisconfiguredError, UnavailableError
 from serve_app.core.stores.live.base import Disturbed, LiveFrame
+from serve_app.core.stores.redis import answered, connect
 from serve_app.core.telemetry import get_logger
 
 _KEEP_FRAMES = 2_000
@@ -30,10 +28,9 @@ class RedisLiveEvents:
     """`url` is `redis://`, `rediss://` or `unix://`."""
 
     def __init__(self, url: str) -> None:
-        # Any: the client's types are unions over every way of decoding answers.
-        self._redis: Any = Redis.from_url(url, socket_timeout=10, socket_connect_timeout=5)
+        self._redis = connect(url)
         # Another connection, because XREAD blocks it.
-        self._reading: Any = Redis.from_url(url, socket_timeout=_BLOCK_MS / 1000 + 5, socket_connect_timeout=5)
+        self._reading = connect(url)
         self._positions: dict[bytes, bytes] = {}
         self._watchers: dict[bytes, set[_Watcher]] = {}
         self._doorbell = f"aether:doorbell:{secrets.token_hex(8)}".encode()
@@ -44,24 +41,23 @@ class RedisLiveEvents:
         if time.monotonic() < self._away_until:
             raise UnavailableError("The live event broker is away.")
         try:
-            async with asyncio.timeout(_PUBLISH_S):
+            async with answered(_PUBLISH_S):
                 await self._publish(_name(channel), frames)
-        except (*_AWAY, TimeoutError) as exc:
+        except _AWAY as exc:
             # Whoever publishes has stored already and waits for nobody: for a moment it is not even tried.
             self._away_until = time.monotonic() + _RETRY_S
             raise UnavailableError("The live event broker cannot be reached right now.") from exc
 
     async def _publish(self, name: bytes, frames: Sequence[LiveFrame]) -> None:
-        with _translate():
-            async with self._redis.pipeline(transaction=False) as pipe:
-                for frame in frames:
-                    fields = {b"t": frame.type.encode(), b"b": frame.body}
-                    if frame.seq is not None:
-                        fields[b"s"] = b"%d" % frame.seq
-                    pipe.xadd(name, fields, maxlen=_KEEP_FRAMES, approximate=True)
-                if any(frame.seq is not None for frame in frames):
-                    pipe.expire(name, _KEEP_S)
-                await pipe.execute()
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for frame in frames:
+                fields = {b"t": frame.type.encode(), b"b": frame.body}
+                if frame.seq is not None:
+                    fields[b"s"] = b"%d" % frame.seq
+                pipe.xadd(name, fields, maxlen=_KEEP_FRAMES, approximate=True)
+            if any(frame.seq is not None for frame in frames):
+                pipe.expire(name, _KEEP_S)
+            await pipe.execute()
 
     @asynccontextmanager
     async def subscribe(self, channel: str) -> AsyncIterator["_Watcher"]:
@@ -81,8 +77,9 @@ class RedisLiveEvents:
                 self._reader = asyncio.create_task(self._read_forever(), name="live events reader")
             else:
                 # The reader sits in XREAD without this channel; the bell ends that call.
-                with suppress(*_AWAY), _translate():
-                    await self._redis.xadd(self._doorbell, {b"r": b"1"}, maxlen=1)
+                with suppress(*_AWAY):
+                    async with answered():
+                        await self._redis.xadd(self._doorbell, {b"r": b"1"}, maxlen=1)
             yield watcher
         finally:
             watchers = self._watchers[name]
@@ -92,7 +89,7 @@ class RedisLiveEvents:
                 self._positions.pop(name, None)
 
     async def append(self, stream: str, fields: dict[str, bytes]) -> None:
-        with _translate():
+        async with answered():
             await self._redis.xadd(
                 _name(stream), {k.encode(): v for k, v in fields.items()}, maxlen=_STREAM_FRAMES, approximate=True
             )
@@ -100,7 +97,7 @@ class RedisLiveEvents:
     async def entries(self, stream: str) -> AsyncIterator[dict[str, bytes]]:
         last = b"-"
         while True:
-            with _translate():
+            async with answered():
                 page = await self._redis.xrange(_name(stream), min=last, count=1000)
             for entry_id, fields in page:
                 last = b"(" + entry_id
@@ -109,7 +106,7 @@ class RedisLiveEvents:
                 return
 
     async def ping(self) -> None:
-        with _translate():
+        async with answered():
             await self._redis.execute_command("PING")
 
     async def close(self) -> None:
@@ -117,13 +114,14 @@ class RedisLiveEvents:
             self._reader.cancel()
             with suppress(asyncio.CancelledError):
                 await self._reader
-            with suppress(*_AWAY), _translate():
-                await self._redis.delete(self._doorbell)
+            with suppress(*_AWAY):
+                async with answered():
+                    await self._redis.delete(self._doorbell)
         await self._redis.aclose()
         await self._reading.aclose()
 
     async def _end_of(self, name: bytes) -> bytes:
-        with _translate():
+        async with answered():
             newest = await self._redis.xrevrange(name, count=1)
         return bytes(newest[0][0]) if newest else b"0-0"
 
@@ -138,10 +136,11 @@ class RedisLiveEvents:
         while True:
             streams: dict[Any, Any] = {**self._positions, self._doorbell: bell}
             try:
-                answer = await self._reading.xread(streams, count=500, block=_BLOCK_MS)
-            except (RedisError, OSError) as exc:
+                async with answered(_BLOCK_MS / 1000 + 5):
+                    answer = await self._reading.xread(streams, count=500, block=_BLOCK_MS)
+            except _AWAY as exc:
                 if not is_away:
-                    get_logger().warning("live events disturbed", reason=type(exc).__name__)
+                    get_logger().warning("live events disturbed", reason=exc.message)
                     self._disturb()
                 is_away = True
                 await asyncio.sleep(_RETRY_S)
@@ -205,22 +204,3 @@ def _items(answer: Any) -> list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes
 def _frame(fields: dict[bytes, bytes]) -> LiveFrame:
     seq = fields.get(b"s")
     return LiveFrame(int(seq) if seq is not None else None, fields[b"t"].decode(), fields[b"b"])
-
-
-@contextmanager
-def _translate() -> Iterator[None]:
-    try:
-        yield
-    except (RedisError, OSError) as exc:
-        if _is_refusal(exc):
-            raise MisconfiguredError("The live event broker refuses the login; see AETHER_REDIS_URL.") from exc
-        raise UnavailableError("The live event broker cannot be reached right now.") from exc
-
-
-def _is_refusal(exc: BaseException | None) -> bool:
-    """The client tells a refused login as a connection error that was caused by it."""
-    while exc is not None:
-        if isinstance(exc, AuthenticationError | NoPermissionError):
-            return True
-        exc = exc.__cause__ or exc.__context__
-    return False
