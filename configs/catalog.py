@@ -1,4 +1,4 @@
-"""The model catalogue: which models this platform answers for, what each can do, where its weights are."""
+"""The model catalogue: who runs models, what each model can do and costs, and the names that choose between them."""
 
 from datetime import date
 from pathlib import Path
@@ -33,48 +33,192 @@ class Sampling(_Frozen):
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
 
 
-class ModelEntry(_Frozen):
-    """One model and what it can do."""
+Dialect = Literal["openai-chat", "openai-responses", "anthropic", "gemini"]
+"""Wire formats a provider may speak."""
+Modality = Literal["text", "image", "document", "audio"]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@/-]*$", max_length=100)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
-    id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._:-]*$", max_length=100)]
-    provider: Literal["local"]
-    engine: Literal["llamacpp"]
-    owner: str
-    released: date
-    source: PackageSource
-    context_tokens: Annotated[int, Field(ge=256)]
-    max_output_tokens: Annotated[int, Field(ge=1)]
-    modalities: Annotated[tuple[Literal["text"], ...], Field(min_length=1)]
-    tools: bool
-    json_schema: bool
-    sampling: Sampling = Sampling()
+
+class CredentialSource(_Frozen):
+    """Where a provider's key is found: exactly one of the two. Keys of organisations are in the database instead."""
+
+    env: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")] | None = None
+    vault: Annotated[str, Field(pattern=r"^[^#\s]+#[^#\s]+$")] | None = None
+    """`mount/path#field` of a key-value secret, version 2."""
 
     @model_validator(mode="after")
-    def _output_fits(self) -> Self:
-        if self.max_output_tokens >= self.context_tokens:
-            raise ValueError("max_output_tokens must leave room for a prompt in context_tokens")
+    def _one_place(self) -> Self:
+        if bool(self.env) == bool(self.vault):
+            raise ValueError("name either env or vault")
         return self
 
 
-class Catalog(_Frozen):
-    """Every model, by id. `default` is the one the alias "auto" stands for."""
+class Timeouts(_Frozen):
+    """Seconds. `first_token` runs from the sent request to the first byte of the answer's body."""
 
-    default: str
-    models: Annotated[tuple[ModelEntry, ...], Field(min_length=1)]
+    connect: Annotated[float, Field(gt=0, le=60)] = 5.0
+    first_token: Annotated[float, Field(gt=0, le=900)] = 60.0
+    between_tokens: Annotated[float, Field(gt=0, le=600)] = 60.0
+    total: Annotated[float, Field(gt=0, le=3600)] = 600.0
+
+
+class ProviderEntry(_Frozen):
+    """Somebody who runs models: a vendor, any server that speaks a vendor's dialect, or this platform (`local`)."""
+
+    id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=50)]
+    dialects: Annotated[tuple[Dialect, ...], Field(min_length=1)]
+    """Most faithful first: the one a request is translated to when it came in none of them."""
+    base_url: Annotated[str, Field(pattern=r"^https?://[^\s?#]+[^\s?#/]$")] | None = None
+    """Up to and without the dialect's own path (`/chat/completions`, `/v1/messages`)."""
+    credentials: tuple[CredentialSource, ...] = ()
+    needs_key: bool = True
+    embeddings: bool = False
+    asks_for_usage: bool = True
+    """Whether a Chat Completions stream tells its tokens only when asked to: we then ask, and keep that last chunk."""
+    limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """By which name a Chat Completions server takes the most it may write."""
+    headers: dict[str, str] = Field(default_factory=dict)
+    timeouts: Timeouts = Timeouts()
+    strategy: Literal["round_robin", "least_busy"] = "round_robin"
+    """How a provider's keys take turns."""
+
+
+class TokenPrice(_Frozen):
+    """US dollars per million tokens."""
+
+    input: Annotated[float, Field(ge=0)] = 0.0
+    output: Annotated[float, Field(ge=0)] = 0.0
+    cached_input: Annotated[float, Field(ge=0)] | None = None
+    cache_write: Annotated[float, Field(ge=0)] | None = None
+
+
+class LongPrice(TokenPrice):
+    """What a whole request costs whose input is longer than `above` tokens."""
+
+    above: Annotated[int, Field(ge=1)]
+
+
+class Price(TokenPrice):
+    """`gpu_second` is in US dollars per second of GPU time."""
+
+    gpu_second: Annotated[float, Field(ge=0)] = 0.0
+    long: LongPrice | None = None
+
+
+class Fallbacks(_Frozen):
+    """Which models answer instead, by what went wrong before the first byte."""
+
+    error: tuple[Name, ...] = ()
+    context_length: tuple[Name, ...] = ()
+    content_policy: tuple[Name, ...] = ()
+
+
+class ModelEntry(_Frozen):
+    """One model at one provider, and what it can do."""
+
+    id: Name
+    provider: str
+    name: str | None = None
+    """What the provider calls it; by default the id."""
+    kind: Literal["chat", "embeddings"] = "chat"
+    dialects: tuple[Dialect, ...] = ()
+    """When the model speaks fewer than its provider."""
+    owner: str
+    released: date
+    deprecated: date | None = None
+    regions: tuple[str, ...] = ()
+    context_tokens: Annotated[int, Field(ge=128)]
+    max_output_tokens: Annotated[int, Field(ge=0)]
+    modalities: Annotated[tuple[Modality, ...], Field(min_length=1)] = ("text",)
+    tools: bool = False
+    json_schema: bool = False
+    reasoning: bool = False
+    price: Price = Price()
+    quality: Share = 0.5
+    """Classes from 0 to 1, for choosing between models; only their order and distance matter."""
+    speed: Share = 0.5
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+    fallbacks: Fallbacks = Fallbacks()
+    # Models we run ourselves:
+    engine: Literal["llamacpp", "vllm", "sentence"] | None = None
+    source: PackageSource | None = None
+    sampling: Sampling = Sampling()
+
+    @property
+    def upstream_name(self) -> str:
+        return self.name or self.id
 
     @model_validator(mode="after")
-    def _ids_are_sound(self) -> Self:
-        ids = [model.id for model in self.models]
-        if doubled := {name for name in ids if ids.count(name) > 1}:
-            raise ValueError(f"listed twice: {', '.join(sorted(doubled))}")
-        if self.default not in ids:
-            raise ValueError(f"default {self.default!r} is none of the models ({', '.join(ids)})")
-        if "auto" in ids:
-            raise ValueError("'auto' is the alias of the default and cannot be a model's id")
+    def _is_sound(self) -> Self:
+        if self.max_output_tokens >= self.context_tokens:
+            raise ValueError("max_output_tokens must leave room for a prompt in context_tokens")
+        if (self.provider == LOCAL) != bool(self.engine):
+            raise ValueError("engine belongs to the provider 'local' and is needed there")
+        if self.kind == "chat" and self.max_output_tokens == 0:
+            raise ValueError("a chat model writes at least one token: max_output_tokens")
+        return self
+
+
+class Alias(_Frozen):
+    """A name that stands for a choice between models, made anew for each request."""
+
+    id: Name
+    models: tuple[Name, ...] = ()
+    """The candidates; empty: every chat model."""
+    needs: tuple[Literal["image", "document", "audio", "tools", "json_schema", "reasoning"], ...] = ()
+    strategy: Literal["weighted", "least_busy", "lowest_latency", "lowest_cost", "sticky", "ordered"] = "weighted"
+    quality: Share = 0.4
+    cost: Share = 0.3
+    speed: Share = 0.3
+    """Weights of the strategy `weighted`; health always counts."""
+
+
+LOCAL = "local"
+
+
+class Catalog(_Frozen):
+    """Every provider, model and alias. `auto` must be an alias; `default` is what sessions use that name no model."""
+
+    default: Name
+    providers: tuple[ProviderEntry, ...] = ()
+    models: Annotated[tuple[ModelEntry, ...], Field(min_length=1)]
+    aliases: tuple[Alias, ...] = ()
+
+    @model_validator(mode="after")
+    def _names_are_sound(self) -> Self:
+        _once([provider.id for provider in self.providers], "providers")
+        names = [model.id for model in self.models] + [alias.id for alias in self.aliases]
+        _once(names, "models and aliases")
+        known = set(names)
+        models = {model.id for model in self.models}
+        providers = {provider.id for provider in self.providers}
+        for model in self.models:
+            if model.provider not in providers:
+                raise ValueError(f"{model.id}: no provider {model.provider!r} ({', '.join(sorted(providers))})")
+            chains = (*model.fallbacks.error, *model.fallbacks.context_length, *model.fallbacks.content_policy)
+            if unknown := set(chains) - models:
+                raise ValueError(f"{model.id}: falls back to what is no model: {', '.join(sorted(unknown))}")
+        for alias in self.aliases:
+            if unknown := set(alias.models) - models:
+                raise ValueError(f"alias {alias.id}: no model {', '.join(sorted(unknown))}")
+        if self.default not in known:
+            raise ValueError(f"default {self.default!r} is none of the models and aliases")
         return self
 
     def find(self, model_id: str) -> ModelEntry | None:
         return next((model for model in self.models if model.id == model_id), None)
+
+    def alias(self, name: str) -> Alias | None:
+        return next((alias for alias in self.aliases if alias.id == name), None)
+
+    def provider(self, provider_id: str) -> ProviderEntry:
+        return next(provider for provider in self.providers if provider.id == provider_id)
+
+
+def _once(names: list[str], what: str) -> None:
+    if doubled := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"{what} listed twice: {', '.join(sorted(doubled))}")
 
 
 def load_catalog(path: Path = DEFAULT_PATH) -> Catalog:

@@ -1,4 +1,4 @@
-"""Typed settings from `AETHER_*`: the only reader of the environment in AetherOS.
+"""Typed settings from `AETHER_*`, and providers' keys: the only reader of the environment in AetherOS.
 
 Every group is its own class with its own prefix, so `AETHER_DATABASE_URL` is `settings.database.url`. An
 unknown `AETHER_*` name or a bad value raises `SettingsError`, which names the variable and never its value.
@@ -12,6 +12,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from configs.catalog import Catalog
 
 PREFIX = "AETHER_"
 _EVERYWHERE = {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound
@@ -131,6 +133,41 @@ class SecuritySettings(_Group):
     secret_key: SecretStr | None = Field(
         None, description="at least 32 characters, the same on every node; one machine makes its own", min_length=32
     )
+    previous_secret_key: SecretStr | None = Field(
+        None, description="the one before: still opens what it has sealed, signs nothing", min_length=32
+    )
+
+
+class VaultSettings(_Group):
+    """HashiCorp Vault or OpenBao, for provider keys the catalogue keeps there."""
+
+    model_config = SettingsConfigDict(env_prefix="AETHER_VAULT_")
+    address: str | None = Field(None, description="https://host:8200; without it no vault is asked")
+    token: SecretStr | None = Field(None, description="renewed by us; not needed where an agent adds it")
+    namespace: str | None = None
+    ca_file: Path | None = Field(None, description="certificates to trust beside the system's")
+
+    @field_validator("address")
+    @classmethod
+    def _must_be_an_address(cls, address: str | None) -> str | None:
+        if address and not address.startswith(("http://", "https://")):
+            raise ValueError("must start with https:// or http://")
+        return address
+
+
+class GatewaySettings(_Group):
+    """The model router. The limits are what an organisation gets that has none of its own; unset does not bind."""
+
+    model_config = SettingsConfigDict(env_prefix="AETHER_GATEWAY_")
+    catalog: Path | None = Field(None, description="a catalogue file instead of configs/models.yaml")
+    requests_per_minute: Annotated[int, Field(ge=1)] | None = None
+    tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
+    concurrency: Annotated[int, Field(ge=1)] | None = None
+    allow_private_providers: bool = Field(
+        False, description="organisations may bring providers whose addresses are not public"
+    )
+    max_answer_bytes: Annotated[int, Field(ge=1024)] = Field(64 * 1024 * 1024, description="of a provider, at most")
+    max_line_bytes: Annotated[int, Field(ge=1024)] = Field(8 * 1024 * 1024, description="of a provider's stream")
 
 
 class TelemetrySettings(_Group):
@@ -162,6 +199,8 @@ class Settings(BaseModel):
         "inference": InferenceSettings,
         "session": SessionSettings,
         "security": SecuritySettings,
+        "vault": VaultSettings,
+        "gateway": GatewaySettings,
         "telemetry": TelemetrySettings,
         "client": ClientSettings,
     }
@@ -175,6 +214,8 @@ class Settings(BaseModel):
     inference: InferenceSettings
     session: SessionSettings
     security: SecuritySettings
+    vault: VaultSettings
+    gateway: GatewaySettings
     telemetry: TelemetrySettings
     client: ClientSettings
 
@@ -192,6 +233,12 @@ class Settings(BaseModel):
     def secret_key(self) -> bytes:
         """Raises `SettingsError` when none is set; on one machine the supervisor makes one."""
         return _required(self.security.secret_key, "AETHER_SECURITY_SECRET_KEY").encode()
+
+    @property
+    def sealing_keys(self) -> list[bytes]:
+        """What secrets are sealed with: the first seals, all open. Raises `SettingsError` as `secret_key` does."""
+        previous = self.security.previous_secret_key
+        return [self.secret_key, *([previous.get_secret_value().encode()] if previous else [])]
 
     @property
     def local_url(self) -> str:
@@ -212,6 +259,13 @@ def _required(value: SecretStr | None, name: str) -> str:
     if value is None:
         raise SettingsError(f"{name} is not set; `aether up` sets it for the embedded servers")
     return value.get_secret_value()
+
+
+def provider_keys(catalog: Catalog) -> dict[str, SecretStr]:
+    """The variables the catalogue names for its providers' keys, as far as they are set."""
+    names = {source.env for provider in catalog.providers for source in provider.credentials if source.env}
+    values = {name: os.environ.get(name, "").strip() for name in names}
+    return {name: SecretStr(value) for name, value in values.items() if value}
 
 
 def known_variables() -> dict[str, str]:

@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,8 +23,8 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus, LoggingConfig
 
 from actors.session.actor import NAMESPACE, remove_host, start_hosts
-from configs.catalog import CatalogError, load_catalog
-from configs.settings import Settings, SettingsError, load_settings
+from configs.catalog import DEFAULT_PATH, LOCAL, CatalogError, ModelEntry, load_catalog
+from configs.settings import Settings, SettingsError, load_settings, provider_keys
 from serve_app.api.deployment import ApiDeployment
 from serve_app.core.db.migrate import migrate
 from serve_app.core.db.repositories.owners import OwnerRepository
@@ -127,8 +127,8 @@ def connect(settings: Settings) -> None:
 
 def deploy(settings: Settings) -> None:
     """Put the actors and the three applications on the cluster and wait until each answers."""
-    catalog = load_catalog()
-    local = tuple(model for model in catalog.models if model.provider == "local")
+    catalog = load_catalog(settings.gateway.catalog or DEFAULT_PATH)
+    local = tuple(model for model in catalog.models if model.provider == LOCAL)
     with stage("ray"):
         connect(settings)
     # A node that calls itself 127.0.0.1 is a cluster of its own: nothing in it is to be heard from elsewhere.
@@ -144,7 +144,10 @@ def deploy(settings: Settings) -> None:
         )
     targets = {
         "inference": (InferenceDeployment.bind(settings.inference, local, settings.telemetry, on_start), None),
-        "models": (ModelsDeployment.bind(settings, catalog, _inference_handle(), on_start), "/v1"),
+        "models": (
+            ModelsDeployment.bind(settings, catalog, provider_keys(catalog), _inference_handle(), on_start),
+            "/v1",
+        ),
         "api": (ApiDeployment.bind(settings, [model.id for model in catalog.models], on_start), "/"),
     }
     for name in targets:
@@ -157,7 +160,7 @@ def deploy(settings: Settings) -> None:
     )
     _wait_for_applications(started)
     with stage("model"):
-        asyncio.run(_ask_each([model.id for model in local]))
+        asyncio.run(_ask_each(local))
     with stage("http"):
         _wait_for_proxy(settings.local_url)
         try:
@@ -185,17 +188,20 @@ def _wait_for_applications(started: float) -> None:
         time.sleep(0.1)
 
 
-async def _ask_each(model_ids: list[str]) -> None:
-    """One token from each model: that it is loaded is not yet that it answers."""
+async def _ask_each(models: Iterable[ModelEntry]) -> None:
+    """One token from each model, or one vector: that it is loaded is not yet that it answers."""
     # A handle of its own: in Serve's fast mode a handle belongs to the event loop it is first used in.
     inference: Any = _inference_handle()
-    request = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
-    for model_id in model_ids:
+    for model in models:
         try:
             async with asyncio.timeout(60):
-                await inference.complete.remote(model_id, {"model": model_id, **request}, {})
+                if model.kind == "embeddings":
+                    await inference.embed.remote(model.id, {"model": model.id, "input": "Hi"}, {})
+                else:
+                    request = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+                    await inference.complete.remote(model.id, {"model": model.id, **request}, {})
         except (AetherError, TimeoutError, ray.exceptions.RayError) as exc:
-            raise DeployError(f"The model {model_id} does not answer: {type(exc).__name__}") from exc
+            raise DeployError(f"The model {model.id} does not answer: {type(exc).__name__}") from exc
 
 
 def _inference_handle() -> "DeploymentHandle[Any]":

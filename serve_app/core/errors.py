@@ -78,6 +78,18 @@ class TooManyMessagesError(AetherError):
     code, status = "too_many_messages", 429
 
 
+class RateLimitedError(AetherError):
+    """A limit is reached; `retry_after_s` and `limit` in the details."""
+
+    code, status, retryable = "rate_limit_exceeded", 429, True
+
+
+class BudgetExceededError(AetherError):
+    """What is left of a budget does not cover this."""
+
+    code, status = "insufficient_quota", 429
+
+
 # --- try again ----------------------------------------------------------------------------------------------
 
 
@@ -91,6 +103,27 @@ class OverloadedError(UnavailableError):
 
 class TimedOutError(UnavailableError):
     code, status = "timed_out", 504
+
+
+class ProviderError(UnavailableError):
+    """A model's provider failed: it is away, answered with a 5xx, or said what is not its dialect."""
+
+    code, status = "provider_failed", 502
+
+
+# --- a provider said no ---------------------------------------------------------------------------------------
+
+
+class ProviderRefusedError(AetherError):
+    """A provider understood and declined. Details: `provider_status`, and `provider_type` or `provider_code` if told."""
+
+    code, status = "provider_refused", 400
+
+
+class ContentFilteredError(ProviderRefusedError):
+    """A provider's content policy stands against the request."""
+
+    code = "content_filter"
 
 
 # --- somebody else owns it now ------------------------------------------------------------------------------

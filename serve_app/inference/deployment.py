@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 from ray import serve
@@ -11,14 +11,17 @@ from ray.serve.schema import LoggingConfig
 
 from configs.catalog import ModelEntry
 from configs.settings import InferenceSettings, TelemetrySettings
-from serve_app.core.errors import UnknownModelError
-from serve_app.core.telemetry import configure_logs, configure_traces, span
+from serve_app.core.errors import EngineError, UnknownModelError
+from serve_app.core.telemetry import Metrics, configure_logs, configure_traces, span
 from serve_app.core.telemetry.ray_metrics import RayMetrics
 from serve_app.inference.completions import Completions
+from serve_app.inference.embeddings import Embeddings
 from serve_app.inference.engines.llamacpp import LlamaCppEngine
+from serve_app.inference.engines.sentence import SentenceEngine
 from serve_app.inference.weights import locate
 
 COMPONENT = "inference"
+T = TypeVar("T")
 
 
 @serve.deployment(
@@ -46,22 +49,22 @@ class InferenceDeployment:
         configure_logs(telemetry.log_level, COMPONENT)
         configure_traces(COMPONENT, telemetry.otlp_endpoint)
         metrics = RayMetrics()
-        self._models: dict[str, Completions] = {}
+        self._completions: dict[str, Completions] = {}
+        self._embeddings: dict[str, Embeddings] = {}
         for model in models:
-            engine = await asyncio.to_thread(
-                LlamaCppEngine,
-                locate(model.source),
-                model.context_tokens,
-                settings.parallel_slots,
-                settings.threads or usable_cores(),
-            )
-            self._models[model.id] = Completions(model, engine, settings.parallel_slots, settings.max_queued, metrics)
+            match model.engine:
+                case "llamacpp":
+                    self._completions[model.id] = await asyncio.to_thread(load_completions, model, settings, metrics)
+                case "sentence":
+                    self._embeddings[model.id] = await asyncio.to_thread(load_embeddings, model, settings, metrics)
+                case other:
+                    raise EngineError(f"The model '{model.id}' does not run here: its engine is {other}.")
 
     async def stream(
         self, model_id: str, request: Mapping[str, Any], trace: Mapping[str, str]
     ) -> AsyncGenerator[bytes, None]:
         """Batches of server-sent events; see `Completions.stream`."""
-        completions = self._find(model_id)
+        completions = _find(self._completions, model_id)
         with span("inference stream", trace, attributes={"model": model_id}):
             answer = completions.stream(request)
             try:
@@ -73,22 +76,40 @@ class InferenceDeployment:
     async def complete(self, model_id: str, request: Mapping[str, Any], trace: Mapping[str, str]) -> bytes:
         """One completion as JSON; see `Completions.complete`."""
         with span("inference complete", trace, attributes={"model": model_id}):
-            return await self._find(model_id).complete(request)
+            return await _find(self._completions, model_id).complete(request)
+
+    async def embed(self, model_id: str, request: Mapping[str, Any], trace: Mapping[str, str]) -> bytes:
+        """One list of embeddings as JSON; see `Embeddings.embed`."""
+        with span("inference embed", trace, attributes={"model": model_id}):
+            return await _find(self._embeddings, model_id).embed(request)
 
     async def check_health(self) -> None:
         """Serve replaces the replica when an engine's loop no longer answers."""
-        for completions in self._models.values():
-            await completions.check()
+        for loaded in (*self._completions.values(), *self._embeddings.values()):
+            await loaded.check()
 
     async def __del__(self) -> None:
-        for completions in self._models.values():
-            await completions.close()
+        for loaded in (*self._completions.values(), *self._embeddings.values()):
+            await loaded.close()
 
-    def _find(self, model_id: str) -> Completions:
-        try:
-            return self._models[model_id]
-        except KeyError:
-            raise UnknownModelError(f"The model '{model_id}' is not loaded here.") from None
+
+def load_completions(model: ModelEntry, settings: InferenceSettings, metrics: Metrics) -> Completions:
+    slots = settings.parallel_slots
+    threads = settings.threads or usable_cores()
+    engine = LlamaCppEngine(locate(model.source), model.context_tokens, slots, threads)
+    return Completions(model, engine, slots, settings.max_queued, metrics)
+
+
+def load_embeddings(model: ModelEntry, settings: InferenceSettings, metrics: Metrics) -> Embeddings:
+    engine = SentenceEngine(locate(model.source), model.context_tokens, settings.threads or usable_cores())
+    return Embeddings(model, engine, settings.parallel_slots, settings.max_queued, metrics)
+
+
+def _find(loaded: Mapping[str, T], model_id: str) -> T:
+    try:
+        return loaded[model_id]
+    except KeyError:
+        raise UnknownModelError(f"The model '{model_id}' is not loaded here.") from None
 
 
 def usable_cores() -> int:

@@ -1,88 +1,143 @@
 """The models application as plain ASGI: the hot path, with nothing between the HTTP server and the relay."""
 
+import time
+from collections.abc import Mapping
 from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Protocol
 
-from serve_app.core.errors import MethodNotAllowedError, NotFoundError
+from serve_app.core.clock import Clock
+from serve_app.core.errors import AetherError, MethodNotAllowedError, NotFoundError, RateLimitedError
 from serve_app.core.services.callers import MODELS_TICKET, Authenticator
 from serve_app.core.services.presence import while_present
 from serve_app.core.services.requests import ClientGoneError, bearer_token, header, read_body
-from serve_app.core.telemetry.asgi import Receive, Scope, Send
-from serve_app.router.chat import ChatCompletions, Streamed
-from serve_app.router.models import ModelList
-from serve_app.router.problems import Headers, body_of, event_of, headers_of, known, status_of
+from serve_app.core.telemetry.asgi import REQUEST_ID_KEY, Receive, Scope, Send
+from serve_app.router.dialects.canonical import Dialect
+from serve_app.router.endpoints import Endpoints, Handler, Request
+from serve_app.router.gateway import Answered
+from serve_app.router.problems import AnthropicProblems, OpenAIProblems, Problems, answer_of, known
+from serve_app.router.rate_headers import Headers, rate_headers
 
 _PREFIX = "/v1"
 _JSON: Headers = [(b"content-type", b"application/json")]
-_SSE: Headers = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-store"),
-    (b"x-accel-buffering", b"no"),
-]
+_STREAM: Headers = [(b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
+
+_CHAT = OpenAIProblems()
+_RESPONSES = OpenAIProblems(Dialect.OPENAI_RESPONSES)
+_ANTHROPIC = AnthropicProblems()
+
+
+class Lifespan(Protocol):
+    """Whoever owns what the application uses."""
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class _Route:
+    methods: tuple[str, ...]
+    handler: Handler
+    problems: Problems = _CHAT
 
 
 class RouterApp:
-    """Routes, authenticates, answers. Every error leaves in OpenAI's shape."""
+    """Routes, authenticates, answers. Every error leaves in the shape of the path's dialect."""
 
     def __init__(
         self,
-        chat: ChatCompletions,
-        models: ModelList,
+        endpoints: Endpoints,
         authenticator: Authenticator,
+        clock: Clock,
         max_body_bytes: int,
         preview_domain: str,
+        lifespan: Lifespan,
     ) -> None:
-        self._chat = chat
-        self._models = models
+        self._lifespan = lifespan
         self._authenticator = authenticator
+        self._clock = clock
         self._max_body_bytes = max_body_bytes
         self._preview_domain = preview_domain
+        self._routes: Mapping[str, _Route] = {
+            "/chat/completions": _Route(("POST",), endpoints.chat_completions),
+            "/embeddings": _Route(("POST",), endpoints.embeddings),
+            "/responses": _Route(("POST",), endpoints.responses, _RESPONSES),
+            "/messages": _Route(("POST",), endpoints.messages, _ANTHROPIC),
+            "/messages/count_tokens": _Route(("POST",), endpoints.count_tokens, _ANTHROPIC),
+            "/route/explain": _Route(("POST",), endpoints.explain),
+            "/models": _Route(("GET",), endpoints.models),
+        }
+        # Where a name stands in the path: before it, behind it.
+        self._named: tuple[tuple[str, str, _Route], ...] = (
+            ("/responses/", "/input_items", _Route(("GET",), endpoints.input_items, _RESPONSES)),
+            ("/responses/", "/cancel", _Route(("POST",), endpoints.cancel, _RESPONSES)),
+            ("/responses/", "", _Route(("GET", "DELETE"), endpoints.response, _RESPONSES)),
+            ("/models/", "", _Route(("GET",), endpoints.model)),
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await _live(receive, send)
+            await self._live(receive, send)
         elif scope["type"] == "http":
             await self._answer(scope, receive, send)
         else:
             await send({"type": "websocket.close", "code": 1008})
 
+    async def _live(self, receive: Receive, send: Send) -> None:
+        while True:
+            kind = (await receive())["type"]
+            await (self._lifespan.start() if kind == "lifespan.startup" else self._lifespan.close())
+            await send({"type": kind + ".complete"})
+            if kind == "lifespan.shutdown":
+                return
+
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        problems: Problems = _CHAT
         try:
-            await self._route(scope, receive, send)
+            route, rest = self._find(scope)
+            problems = _problems_for(route, scope)
+            if scope["method"] not in route.methods:
+                allowed = ", ".join(route.methods)
+                raise MethodNotAllowedError(f"Not allowed: {scope['method']}. Use {allowed}.", allow=allowed)
+            caller = await self._authenticator.authenticate(_token(scope), MODELS_TICKET)
+            body = await read_body(scope, receive, self._max_body_bytes)
+            request = Request(scope, caller, body, started, rest)
+            await while_present(self._work(route, request, problems, send), receive)
         except ClientGoneError:
             return
         except Exception as exc:  # noqa: BLE001 - the edge: whatever it is, the caller gets an answer
             error = known(exc)
-            await _send_whole(send, status_of(error), body_of(error), [*_JSON, *headers_of(error)])
+            status, told, headers = answer_of(problems, error, _request_id(scope))
+            if isinstance(error, RateLimitedError):
+                details = error.details
+                headers += rate_headers(
+                    problems.dialect, details.get("requests"), details.get("tokens"), self._clock.now()
+                )
+            await _send_whole(send, status, told, [*_JSON, *headers])
 
-    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _work(self, route: _Route, request: Request, problems: Problems, send: Send) -> None:
+        answered = await route.handler(request)
+        if answered.reservation is not None:
+            told = answered.reservation
+            answered.headers += rate_headers(problems.dialect, told.requests, told.tokens, self._clock.now())
+        if answered.body is not None:
+            await _send_whole(send, 200, answered.body, answered.headers)
+        else:
+            await _relay(answered, problems, request.request_id, send)
+
+    def _find(self, scope: Scope) -> tuple[_Route, str]:
         path = _path(scope)
         if self._is_preview(scope):
             raise NotFoundError("There is nothing here.")
-        if path == "/chat/completions":
-            _expect(scope, "POST")
-            await self._authenticate(scope)
-            body = await read_body(scope, receive, self._max_body_bytes)
-            await while_present(self._complete(body, send), receive)
-        elif path == "/models":
-            _expect(scope, "GET")
-            await self._authenticate(scope)
-            await _send_whole(send, 200, self._models.all(), _JSON)
-        elif path.startswith("/models/"):
-            _expect(scope, "GET")
-            await self._authenticate(scope)
-            await _send_whole(send, 200, self._models.one(path.removeprefix("/models/")), _JSON)
-        else:
-            raise NotFoundError(f"Unknown request URL: {scope['method']} {_PREFIX}{path}.", code="unknown_url")
-
-    async def _authenticate(self, scope: Scope) -> None:
-        await self._authenticator.authenticate(bearer_token(scope), MODELS_TICKET)
-
-    async def _complete(self, body: bytes, send: Send) -> None:
-        answer = await self._chat.answer(body)
-        if isinstance(answer, Streamed):
-            await _relay(answer, send)
-        else:
-            await _send_whole(send, 200, answer.body, _JSON)
+        if route := self._routes.get(path):
+            return route, ""
+        for before, behind, route in self._named:
+            name = path[len(before) : len(path) - len(behind)]
+            if path.startswith(before) and path.endswith(behind) and name and ("/" not in name or not behind):
+                return route, name
+        raise NotFoundError(f"Unknown request URL: {scope['method']} {_PREFIX}{path}.", code="unknown_url")
 
     def _is_preview(self, scope: Scope) -> bool:
         """Untrusted creations have host names of their own, and no way from there into the application."""
@@ -90,33 +145,46 @@ class RouterApp:
         return host.startswith("cre-") and host.endswith("." + self._preview_domain)
 
 
-async def _relay(answer: Streamed, send: Send) -> None:
-    """The status waits for the first piece, so that an error before it is a proper one."""
-    async with aclosing(answer.pieces) as pieces:
-        first = await anext(pieces)
-        await send({"type": "http.response.start", "status": 200, "headers": list(_SSE)})
-        await send({"type": "http.response.body", "body": first, "more_body": True})
+def _problems_for(route: _Route, scope: Scope) -> Problems:
+    """Both vendors' clients list models on the same path; one of them says who it is."""
+    if route.problems is _CHAT and header(scope, b"anthropic-version"):
+        return _ANTHROPIC
+    return route.problems
+
+
+def _token(scope: Scope) -> str:
+    """Anthropic's clients send their key in a header of its own."""
+    return header(scope, b"x-api-key") or bearer_token(scope)
+
+
+def _request_id(scope: Scope) -> str:
+    return str(scope.get(REQUEST_ID_KEY, ""))
+
+
+async def _relay(answered: Answered, problems: Problems, request_id: str, send: Send) -> None:
+    """The stream has begun, so whatever goes wrong now is told by its last event."""
+    assert answered.pieces is not None  # noqa: S101 - an answer has one of the two
+    async with aclosing(answered.pieces) as pieces:
+        await send({"type": "http.response.start", "status": 200, "headers": [*answered.headers, *_STREAM]})
         try:
             async for piece in pieces:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
-        except Exception as exc:  # noqa: BLE001 - the stream has begun: its last event tells
-            await send({"type": "http.response.body", "body": event_of(known(exc)), "more_body": True})
+        except Exception as exc:  # noqa: BLE001 - the same
+            await send(
+                {"type": "http.response.body", "body": _last(answered, problems, exc, request_id), "more_body": True}
+            )
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
+def _last(answered: Answered, problems: Problems, exc: Exception, request_id: str) -> bytes:
+    error: AetherError = known(exc)
+    return answered.error_event(error) if answered.error_event else problems.event(error, request_id)
+
+
 async def _send_whole(send: Send, status: int, body: bytes, headers: Headers) -> None:
-    length = (b"content-length", str(len(body)).encode())
+    length = (b"content-length", b"%d" % len(body))
     await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
     await send({"type": "http.response.body", "body": body, "more_body": False})
-
-
-async def _live(receive: Receive, send: Send) -> None:
-    """Nothing to start or stop: the shell owns what this app was given."""
-    while True:
-        message = await receive()
-        await send({"type": message["type"] + ".complete"})
-        if message["type"] == "lifespan.shutdown":
-            return
 
 
 def _path(scope: Scope) -> str:
@@ -125,8 +193,3 @@ def _path(scope: Scope) -> str:
     root: str = scope.get("root_path") or ""
     below = path.removeprefix(root or _PREFIX) if path.startswith((root or _PREFIX) + "/") else path
     return below.rstrip("/") or "/"
-
-
-def _expect(scope: Scope, method: str) -> None:
-    if scope["method"] != method:
-        raise MethodNotAllowedError(f"Not allowed: {scope['method']}. Use {method}.", allow=method)

@@ -15,6 +15,10 @@ SessionId = NewType("SessionId", str)
 CreationId = NewType("CreationId", str)
 VersionId = NewType("VersionId", str)
 RequestId = NewType("RequestId", str)
+LedgerId = NewType("LedgerId", str)
+GroupId = NewType("GroupId", str)
+BudgetId = NewType("BudgetId", str)
+ProviderKeyId = NewType("ProviderKeyId", str)
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PATTERN = re.compile(r"[a-z]{3}_[0-9a-hjkmnp-tv-z]{26}")
@@ -57,3 +61,19 @@ def new_version_id() -> VersionId:
 
 def new_request_id() -> RequestId:
     return RequestId(_new("req"))
+
+
+def new_ledger_id() -> LedgerId:
+    return LedgerId(_new("led"))
+
+
+def new_group_id() -> GroupId:
+    return GroupId(_new("grp"))
+
+
+def new_budget_id() -> BudgetId:
+    return BudgetId(_new("bud"))
+
+
+def new_provider_key_id() -> ProviderKeyId:
+    return ProviderKeyId(_new("pky"))

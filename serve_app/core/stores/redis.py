@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.exceptions import AuthenticationError, NoPermissionError, NoScriptError, RedisError
 
 from serve_app.core.errors import MisconfiguredError, UnavailableError
 
@@ -39,6 +39,11 @@ async def answered(timeout_s: float = _TIMEOUT_S) -> AsyncIterator[None]:
         if _is_refusal(exc):
             raise MisconfiguredError("The Redis server refuses the login; see AETHER_REDIS_URL.") from exc
         raise UnavailableError("The Redis server cannot be reached right now.") from exc
+
+
+def is_unknown_script(exc: BaseException) -> bool:
+    """Whether the server has to be told a script first: it is another process than the one that knew it."""
+    return isinstance(exc, NoScriptError)
 
 
 def _is_refusal(exc: BaseException | None) -> bool:

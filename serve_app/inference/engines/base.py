@@ -1,10 +1,29 @@
-"""The port every model engine implements, and what an engine reports while it writes."""
+"""The ports of model engines, and what an engine reports while it writes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 Chunk = dict[str, Any]
 """One `chat.completion.chunk` object of OpenAI's dialect, as the engine made it."""
+
+PARAMETERS = (
+    "messages",
+    "temperature",
+    "top_p",
+    "seed",
+    "stop",
+    "max_tokens",
+    "response_format",
+    "frequency_penalty",
+    "presence_penalty",
+    "logit_bias",
+    "logprobs",
+    "top_logprobs",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+)
+"""What an engine is told of a request. The router has refused what is not among them and would be dropped."""
 
 
 class Sink(Protocol):
@@ -35,6 +54,28 @@ class Engine(Protocol):
             OverloadedError: the engine ran out of memory for what it holds at once.
             EngineError: it failed for a reason of its own.
         """
+
+    def check(self) -> None:
+        """Return once the engine's own loop has answered. Raises `EngineError` when it says it cannot."""
+
+    def close(self) -> None:
+        """Free the model. No call may be running."""
+
+
+class Embedder(Protocol):
+    """One loaded embedding model. Every method blocks its thread; any number of threads may call at once."""
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """The token ids of each text, the model's own markers included.
+
+        Raises:
+            ContextLengthError: a text is longer than the model reads; nothing is cut off.
+        """
+        ...
+
+    def embed(self, prompts: Sequence[list[int]]) -> list[list[float]]:
+        """One vector of length 1 for each prompt, in their order. Raises `EngineError`."""
+        ...
 
     def check(self) -> None:
         """Return once the engine's own loop has answered. Raises `EngineError` when it says it cannot."""

@@ -19,30 +19,14 @@ from serve_app.core.errors import (
     UnavailableError,
 )
 from serve_app.core.telemetry import get_logger
-from serve_app.inference.engines.base import Chunk, Sink
+from serve_app.inference.engines.base import PARAMETERS, Chunk, Sink
+from serve_app.inference.grammars import refuse_broken_promises
 
 # Between two batches of a prompt other answers get their turn and a cancelled request ends, so a batch is short
 # (about a second of work for a small CPU); a longer one reads prompts no faster.
 _BATCH_TOKENS = 256
 # llama.cpp keeps the state of past prompts in host memory, 8 GiB of it by default.
 _PROMPT_CACHE_MIB = 64
-_PASSED_ON = (
-    "messages",
-    "temperature",
-    "top_p",
-    "seed",
-    "stop",
-    "max_tokens",
-    "response_format",
-    "frequency_penalty",
-    "presence_penalty",
-    "logit_bias",
-    "logprobs",
-    "top_logprobs",
-    "tools",
-    "tool_choice",
-    "parallel_tool_calls",
-)
 
 
 class LlamaCppEngine:
@@ -53,36 +37,18 @@ class LlamaCppEngine:
     """
 
     def __init__(self, weights: Path, context_tokens: int, slots: int, threads: int) -> None:
-        params = xllamacpp.CommonParams()
-        params.model.path = str(weights)
+        params = parameters(weights, threads)
         params.n_ctx = context_tokens
         params.n_parallel = slots
         params.kv_unified = True
         params.n_batch = params.n_ubatch = _BATCH_TOKENS
-        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
-        params.n_gpu_layers = 0
         params.cache_ram_mib = _PROMPT_CACHE_MIB
-        params.verbosity = -1
-        params.endpoint_metrics = True  # `check` asks for them; they are read in this process only
-        params.endpoint_slots = False
-        params.ui = False
-        params.n_threads_http = 1
-        # The library insists on an HTTP listener. It gets a Unix socket in a private folder that is removed as soon
-        # as it listens, so that no path leads to it, and a key nobody knows.
-        hidden = tempfile.mkdtemp(prefix="aether-engine-")
-        params.hostnames = [f"{hidden}/s.sock"]
-        params.api_keys = [secrets.token_urlsafe(32)]
-        try:
-            self._server = xllamacpp.Server(params)
-        except Exception as exc:
-            raise EngineError("The model could not be loaded.", weights=weights.name) from exc
-        finally:
-            shutil.rmtree(hidden, ignore_errors=True)
+        self._server = start(params)
 
     def generate(self, request: Mapping[str, Any], sink: Sink) -> None:
         """See `Engine.generate`."""
-        _refuse_what_would_be_ignored(request.get("response_format"))
-        payload = {name: request[name] for name in _PASSED_ON if request.get(name) is not None}
+        refuse_broken_promises(request.get("response_format"), _is_anchored, "anchor it as '^…$'.")
+        payload = {name: request[name] for name in PARAMETERS if request.get(name) is not None}
         payload |= {"stream": True, "stream_options": {"include_usage": True}, "return_progress": True}
         failure: Exception | None = None
 
@@ -109,14 +75,47 @@ class LlamaCppEngine:
             raise failure
 
     def check(self) -> None:
-        """See `Engine.check`. Metrics are collected by the loop that decodes, so an answer means it turns."""
-        answer = self._server.handle_metrics()
-        if "llamacpp:" not in str(answer):
-            raise EngineError("The model engine did not answer.")
+        """See `Engine.check`."""
+        check_loop(self._server)
 
     def close(self) -> None:
         """See `Engine.close`. The destructor stops the loop and frees the weights."""
         del self._server
+
+
+def parameters(weights: Path, threads: int) -> xllamacpp.CommonParams:
+    """What is the same for every model: on the CPU, quiet, and counting."""
+    params = xllamacpp.CommonParams()
+    params.model.path = str(weights)
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+    params.n_gpu_layers = 0
+    params.verbosity = -1
+    params.endpoint_metrics = True  # `check_loop` asks for them; they are read in this process only
+    params.endpoint_slots = False
+    params.ui = False
+    params.n_threads_http = 1
+    return params
+
+
+def start(params: xllamacpp.CommonParams) -> xllamacpp.Server:
+    """Load the model, with a listener nobody can reach. Raises `EngineError`."""
+    # The library insists on an HTTP listener. It gets a Unix socket in a private folder that is removed as soon
+    # as it listens, so that no path leads to it, and a key nobody knows.
+    hidden = tempfile.mkdtemp(prefix="aether-engine-")
+    params.hostnames = [f"{hidden}/s.sock"]
+    params.api_keys = [secrets.token_urlsafe(32)]
+    try:
+        return xllamacpp.Server(params)
+    except Exception as exc:
+        raise EngineError("The model could not be loaded.", weights=Path(params.model.path).name) from exc
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+def check_loop(server: xllamacpp.Server) -> None:
+    """Metrics are collected by the loop that decodes, so an answer means it turns. Raises `EngineError`."""
+    if "llamacpp:" not in str(server.handle_metrics()):
+        raise EngineError("The model engine did not answer.")
 
 
 @contextmanager
@@ -157,17 +156,6 @@ def _error(error: Mapping[str, Any]) -> AetherError:
             return EngineError("The model engine could not answer this request.")
 
 
-def _refuse_what_would_be_ignored(response_format: Any) -> None:
-    """llama.cpp's grammar takes a pattern it cannot express for "any string"; say so instead of promising it."""
-    waiting: list[Any] = [response_format]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, Mapping):
-            pattern = node.get("pattern")
-            if isinstance(pattern, str) and not (pattern.startswith("^") and pattern.endswith("$")):
-                raise InvalidRequestError(
-                    f"The pattern {pattern[:80]!r} cannot be enforced: anchor it as '^…$'.", param="response_format"
-                )
-            waiting.extend(node.values())
-        elif isinstance(node, list):
-            waiting.extend(node)
+def _is_anchored(pattern: str) -> bool:
+    """llama.cpp's grammar takes a pattern it cannot express for "any string"."""
+    return pattern.startswith("^") and pattern.endswith("$")

@@ -1,10 +1,15 @@
 """Models this platform runs itself, reached through whatever carries a call to them."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, Protocol
 
+import orjson
+
+from configs.catalog import ModelEntry
 from serve_app.core.telemetry import carrier
+from serve_app.router.providers.base import Target
+from serve_app.router.providers.transport import Incoming, Outgoing, Transport
 
 
 class Inference(Protocol):
@@ -16,19 +21,63 @@ class Inference(Protocol):
 
     async def complete(self, model_id: str, request: Mapping[str, Any], trace: Mapping[str, str]) -> bytes: ...
 
+    async def embed(self, model_id: str, request: Mapping[str, Any], trace: Mapping[str, str]) -> bytes: ...
 
-class LocalProvider:
-    """Engines already write the dialect we answer in, so nothing is translated."""
 
-    def __init__(self, inference: Inference) -> None:
+class LocalTransport(Transport):
+    """Engines speak Chat Completions, so to the rest of the router they are a provider like any other.
+
+    `check` refuses what a model of ours cannot do: engines take what they know and would drop the rest in silence.
+    """
+
+    def __init__(self, inference: Inference, check: Callable[[Mapping[str, Any], ModelEntry], None]) -> None:
         self._inference = inference
+        self._check = check
 
-    async def stream(self, model: str, request: Mapping[str, Any]) -> AsyncGenerator[bytes, None]:
-        """See `Provider.stream`."""
-        async with aclosing(self._inference.stream(model, request, carrier())) as batches:
+    async def send(self, target: Target, request: Outgoing) -> Incoming:
+        """See `Transport.send`."""
+        model = target.model
+        raw = {**orjson.loads(request.body), "model": model.id}
+        if request.kind == "embeddings":
+            return _Whole(await self._inference.embed(model.id, raw, carrier()))
+        self._check(raw, model)
+        if request.is_stream:
+            return _Streamed(self._inference.stream(model.id, raw, carrier()))
+        return _Whole(await self._inference.complete(model.id, raw, carrier()))
+
+
+class _Whole:
+    status = 200
+    headers: Mapping[str, str] = {"content-type": "application/json"}
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    async def whole(self) -> bytes:
+        return self._body
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        yield self._body
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class _Streamed:
+    status = 200
+    headers: Mapping[str, str] = {"content-type": "text/event-stream; charset=utf-8"}
+
+    def __init__(self, batches: AsyncGenerator[bytes, None]) -> None:
+        self._batches = batches
+
+    async def whole(self) -> bytes:
+        return b"".join([batch async for batch in self.chunks()])
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        # Closing this closes the engine's side as well.
+        async with aclosing(self._batches) as batches:
             async for batch in batches:
                 yield batch
 
-    async def complete(self, model: str, request: Mapping[str, Any]) -> bytes:
-        """See `Provider.complete`."""
-        return await self._inference.complete(model, request, carrier())
+    def close(self) -> None:
+        """Whoever took `chunks` closes that."""

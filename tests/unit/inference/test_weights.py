@@ -11,6 +11,7 @@ from serve_app.inference.weights import locate
 
 def test_the_shipped_weights_are_found() -> None:
     source = load_catalog().models[0].source
+    assert source is not None
     assert locate(source).stat().st_size > 50_000_000
     assert source.package not in sys.modules
 

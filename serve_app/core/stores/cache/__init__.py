@@ -1,0 +1,1 @@
+"""Bytes that may be forgotten at any time."""

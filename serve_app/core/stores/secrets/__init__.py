@@ -1,0 +1,1 @@
+"""Secrets an operator keeps outside the platform."""

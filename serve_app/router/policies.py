@@ -1,0 +1,155 @@
+"""What an organisation has set for its calls to models: read in one round trip, remembered for a moment."""
+
+import asyncio
+import base64
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from configs.catalog import Catalog
+from serve_app.core.clock import Clock
+from serve_app.core.domain.callers import Caller
+from serve_app.core.domain.ids import OrgId
+from serve_app.core.domain.spending import Budget, Limit, Scope
+from serve_app.core.errors import UnavailableError
+from serve_app.core.telemetry import get_logger
+from serve_app.router.keyring import Keyring, OrgKey
+from serve_app.router.view import View, build_view, read_own
+
+_FRESH_S = 2.0
+_USABLE_S = 60.0
+_MAX_ORGANISATIONS = 2_000
+
+
+class PolicyRepository(Protocol):
+    async def policy(self, org_id: OrgId) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Policy:
+    """One organisation's catalogue, limits and habits, as they were a moment ago."""
+
+    view: View
+    limits: Mapping[Scope, Limit]
+    budgets: Mapping[Scope, Sequence[Budget]]
+    groups: Mapping[str, tuple[str, ...]]
+    """By user."""
+    cache_ttl_s: int | None
+    log_mode: Literal["off", "metadata", "full"]
+
+    def scopes(self, caller: Caller) -> list[Scope]:
+        """Everything this caller's calls count against."""
+        scopes = [Scope("organisation", caller.org_id), Scope("user", caller.user_id)]
+        scopes += [Scope("group", group) for group in self.groups.get(caller.user_id, ())]
+        if caller.key_id:
+            scopes.append(Scope("key", caller.key_id))
+        return scopes
+
+
+@dataclass
+class _Held:
+    policy: Policy
+    read_at: float
+    keyring_version: int
+    reading: "asyncio.Task[Policy] | None" = None
+
+
+class Policies:
+    """A policy is at most two seconds old while the database answers, and a minute when it does not."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        repository: PolicyRepository,
+        keyring: Keyring,
+        clock: Clock,
+        default_limit: Limit | None,
+    ) -> None:
+        self._catalog = catalog
+        self._repository = repository
+        self._keyring = keyring
+        self._clock = clock
+        self._default_limit = default_limit
+        self._held: OrderedDict[OrgId, _Held] = OrderedDict()
+        self._first: dict[OrgId, asyncio.Task[Policy]] = {}
+
+    async def of(self, org_id: OrgId) -> Policy:
+        """Raises `UnavailableError` when it cannot be read and is not remembered."""
+        held = self._held.get(org_id)
+        if held is None:
+            return await self._read_first(org_id)
+        age_s = self._clock.monotonic() - held.read_at
+        if age_s < _FRESH_S and held.keyring_version == self._keyring.version:
+            return held.policy
+        if held.reading is None:
+            # Nobody waits for a newer one as long as there is one that may still be used.
+            held.reading = asyncio.create_task(self._read_again(org_id, held), name="read policy")
+        if age_s < _USABLE_S:
+            return held.policy
+        return await asyncio.shield(held.reading)
+
+    async def close(self) -> None:
+        tasks = [held.reading for held in self._held.values() if held.reading] + list(self._first.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _read_first(self, org_id: OrgId) -> Policy:
+        task = self._first.get(org_id)
+        if task is None:
+            task = self._first[org_id] = asyncio.create_task(self._read(org_id), name="read policy")
+            task.add_done_callback(lambda _: self._first.pop(org_id, None))
+        return await asyncio.shield(task)
+
+    async def _read_again(self, org_id: OrgId, held: _Held) -> Policy:
+        try:
+            return await self._read(org_id)
+        except UnavailableError as exc:
+            get_logger().warning("policy not read", reason=exc.message)
+            if self._clock.monotonic() - held.read_at >= _USABLE_S:
+                raise
+            return held.policy
+        finally:
+            held.reading = None
+
+    async def _read(self, org_id: OrgId) -> Policy:
+        read_at, version = self._clock.monotonic(), self._keyring.version
+        raw = await self._repository.policy(org_id)
+        policy = self._build(org_id, raw)
+        self._held[org_id] = _Held(policy, read_at, version)
+        self._held.move_to_end(org_id)
+        if len(self._held) > _MAX_ORGANISATIONS:
+            self._held.popitem(last=False)
+        return policy
+
+    def _build(self, org_id: OrgId, raw: Mapping[str, Any]) -> Policy:
+        own = read_own(raw["providers"], raw["models"], raw["aliases"])
+        keys = [OrgKey(key["id"], key["provider"], base64.b64decode(key["sealed"])) for key in raw["keys"]]
+        view = build_view(
+            self._catalog,
+            org_id,
+            own,
+            lambda provider, own_only: self._keyring.credentials(provider, org_id, keys, own_only=own_only),
+            today=self._clock.now().date(),
+        )
+        if view.bad:
+            get_logger().warning("catalogue entries left out", org_id=org_id, entries=view.bad)
+        groups: dict[str, tuple[str, ...]] = {}
+        for group in raw["groups"]:
+            for user in group["members"]:
+                groups[user] = (*groups.get(user, ()), group["id"])
+        organisation = Scope("organisation", org_id)
+        limits: dict[Scope, Limit] = {}
+        if self._default_limit is not None:
+            default = self._default_limit
+            limits[organisation] = Limit(organisation, default.requests, default.tokens, default.concurrency)
+        for limit in raw["limits"]:
+            scope = Scope(limit["scope_kind"], limit["scope_id"])
+            limits[scope] = Limit(scope, limit["requests"], limit["tokens"], limit["concurrency"])
+        budgets: dict[Scope, list[Budget]] = {}
+        for budget in raw["budgets"]:
+            scope = Scope(budget["scope_kind"], budget["scope_id"])
+            budgets.setdefault(scope, []).append(Budget(budget["id"], scope, budget["amount"], budget["period"]))
+        habits = raw["policy"]
+        return Policy(view, limits, budgets, groups, habits["cache_ttl_s"], habits["log_mode"])

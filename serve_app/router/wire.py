@@ -1,0 +1,135 @@
+"""What a relay must know of each wire format: where it goes, how it is signed, where its tokens and its end stand."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from serve_app.core.domain.spending import Usage
+from serve_app.router.dialects.canonical import Dialect
+
+Headers = list[tuple[str, str]]
+
+ANTHROPIC_VERSION = "2023-06-01"
+
+
+@dataclass(frozen=True)
+class Wire:
+    """`last_event` are the bytes of which one stands in the event that ends a whole stream."""
+
+    path: str
+    sign: Callable[[str], Headers]
+    usage: Callable[[Mapping[str, Any]], Usage | None]
+    last_event: tuple[bytes, ...]
+    forwards: frozenset[bytes] = frozenset()
+    """Headers of the client that belong to the dialect and go with the request."""
+
+
+def _bearer(secret: str) -> Headers:
+    return [("authorization", f"Bearer {secret}")]
+
+
+def _x_api_key(secret: str) -> Headers:
+    return [("x-api-key", secret)]
+
+
+def _x_goog_api_key(secret: str) -> Headers:
+    return [("x-goog-api-key", secret)]
+
+
+def _count(holder: Any, name: str) -> int:
+    value = holder.get(name) if isinstance(holder, Mapping) else None
+    return value if isinstance(value, int) and value > 0 else 0
+
+
+def openai_usage(body: Mapping[str, Any]) -> Usage | None:
+    """Of a completion, of the last chunk of a stream, or of embeddings."""
+    usage = body.get("usage")
+    if not isinstance(usage, Mapping):
+        return None
+    return Usage(
+        input=_count(usage, "prompt_tokens"),
+        output=_count(usage, "completion_tokens"),
+        cached=_count(usage.get("prompt_tokens_details"), "cached_tokens"),
+        reasoning=_count(usage.get("completion_tokens_details"), "reasoning_tokens"),
+    )
+
+
+def responses_usage(body: Mapping[str, Any]) -> Usage | None:
+    """Of a response, or of an event that carries one."""
+    response = body.get("response", body)
+    usage = response.get("usage") if isinstance(response, Mapping) else None
+    if not isinstance(usage, Mapping):
+        return None
+    return Usage(
+        input=_count(usage, "input_tokens"),
+        output=_count(usage, "output_tokens"),
+        cached=_count(usage.get("input_tokens_details"), "cached_tokens"),
+        reasoning=_count(usage.get("output_tokens_details"), "reasoning_tokens"),
+    )
+
+
+def anthropic_usage(body: Mapping[str, Any]) -> Usage | None:
+    """Of a message, of `message_start` (the input) or of `message_delta` (the output, cumulative).
+
+    Anthropic counts what was read from and written to its cache beside `input_tokens`, not within.
+    """
+    message = body.get("message", body)
+    usage = message.get("usage") if isinstance(message, Mapping) else None
+    if not isinstance(usage, Mapping):
+        return None
+    cached, written = _count(usage, "cache_read_input_tokens"), _count(usage, "cache_creation_input_tokens")
+    return Usage(
+        input=_count(usage, "input_tokens") + cached + written,
+        output=_count(usage, "output_tokens"),
+        cached=cached,
+        cache_written=written,
+    )
+
+
+def later(before: Usage | None, now: Usage) -> Usage:
+    """Streams tell their tokens in parts, and each number only grows."""
+    if before is None:
+        return now
+    return Usage(
+        input=max(before.input, now.input),
+        output=max(before.output, now.output),
+        cached=max(before.cached, now.cached),
+        cache_written=max(before.cache_written, now.cache_written),
+        reasoning=max(before.reasoning, now.reasoning),
+    )
+
+
+EMBEDDINGS_PATH = "/embeddings"
+COUNT_TOKENS_PATH = "/v1/messages/count_tokens"
+
+WIRES: Mapping[Dialect, Wire] = {
+    Dialect.OPENAI_CHAT: Wire("/chat/completions", _bearer, openai_usage, (b"data: [DONE]", b"data:[DONE]")),
+    Dialect.OPENAI_RESPONSES: Wire(
+        "/responses",
+        _bearer,
+        responses_usage,
+        (b"response.completed", b"response.incomplete", b"response.failed", b'"type":"error"', b'"type": "error"'),
+    ),
+    Dialect.ANTHROPIC: Wire(
+        "/v1/messages",
+        _x_api_key,
+        anthropic_usage,
+        (b"message_stop", b"event: error"),
+        frozenset({b"anthropic-version", b"anthropic-beta"}),
+    ),
+}
+"""The formats that can be relayed: those clients speak to us."""
+
+
+def sign(dialect: Dialect, secret: str) -> Headers:
+    """The headers that prove who we are to a provider of `dialect`."""
+    return _x_goog_api_key(secret) if dialect is Dialect.GEMINI else WIRES[dialect].sign(secret)
+
+
+def path(dialect: Dialect, model: str, *, is_stream: bool) -> str:
+    """Where a provider of `dialect` takes a request; Gemini has the model and the manner in it."""
+    if dialect is not Dialect.GEMINI:
+        return WIRES[dialect].path
+    verb = "streamGenerateContent?alt=sse" if is_stream else "generateContent"
+    return f"/v1beta/models/{quote(model, safe='')}:{verb}"

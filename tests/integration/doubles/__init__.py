@@ -1,0 +1,1 @@
+"""The doubles do what the tests that use them take for granted."""
