@@ -6,7 +6,7 @@ PYTEST := $(BIN)/pytest
 # Settings of a platform you run must not reach the tests.
 TEST_ENV := env $(foreach name,$(filter AETHER_%,$(.VARIABLES)),-u $(name))
 
-.PHONY: help setup demo up down test check unit contract integration e2e bench fmt clean
+.PHONY: help setup demo up down test check unit contract integration e2e bench bench-gateway fmt clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -44,6 +44,9 @@ integration: setup ## Real servers and a local Ray
 e2e: setup ## The whole platform, as its users meet it
 	@.ci/browser >/dev/null || true
 	@$(TEST_ENV) $(PYTEST) tests/e2e
+
+bench-gateway: setup ## Measure the model router beside LiteLLM and Portkey (SOAK=200000 watches its memory)
+	@$(TEST_ENV) $(BIN)/python -m tests.bench.gateway $(if $(SOAK),--soak $(SOAK))
 
 bench: setup ## Measure, and print the table
 	@$(TEST_ENV) $(BIN)/python -m tests.bench

@@ -148,7 +148,7 @@ def deploy(settings: Settings) -> None:
             ModelsDeployment.bind(settings, catalog, provider_keys(catalog), _inference_handle(), on_start),
             "/v1",
         ),
-        "api": (ApiDeployment.bind(settings, [model.id for model in catalog.models], on_start), "/"),
+        "api": (ApiDeployment.bind(settings, catalog, on_start), "/"),
     }
     for name in targets:
         say(f"app:{name}", "started")

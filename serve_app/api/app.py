@@ -9,10 +9,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serve_app.api.deps import CALLER_KEY, Services
 from serve_app.api.problems import install_problems, problem, unexpected
 from serve_app.api.resources.api_keys.endpoints import router as api_keys
+from serve_app.api.resources.budgets.endpoints import router as budgets
 from serve_app.api.resources.creations.endpoints import router as creations
+from serve_app.api.resources.gateway_models.endpoints import aliases, models, providers
+from serve_app.api.resources.gateway_policy.endpoints import router as gateway_policy
+from serve_app.api.resources.groups.endpoints import router as groups
+from serve_app.api.resources.limits.endpoints import router as limits
 from serve_app.api.resources.me.endpoints import router as me
 from serve_app.api.resources.previews.endpoints import answer as answer_preview
+from serve_app.api.resources.provider_keys.endpoints import router as provider_keys
+from serve_app.api.resources.request_log.endpoints import router as request_log
 from serve_app.api.resources.sessions.endpoints import router as sessions
+from serve_app.api.resources.usage.endpoints import router as usage
 from serve_app.core.domain.ids import new_request_id
 from serve_app.core.errors import AetherError, NotFoundError
 from serve_app.core.services.previews import previewed_creation
@@ -20,6 +28,7 @@ from serve_app.core.services.requests import ClientGoneError, bearer_token, head
 from serve_app.core.telemetry import Metrics, get_logger
 from serve_app.core.telemetry.asgi import TelemetryMiddleware
 
+_GATEWAY = (models, aliases, providers, provider_keys, limits, budgets, groups, gateway_policy, usage, request_log)
 OPENAPI_PATH = "/api/v1/openapi.json"
 
 
@@ -28,7 +37,7 @@ def build_routes() -> FastAPI:
     app = FastAPI(
         title="AetherOS",
         version="1",
-        description="Sessions with agents, and the creations they hand back.",
+        description="Sessions with agents, the creations they hand back, and what calls to models may be and cost.",
         openapi_url=OPENAPI_PATH,
         # The usual pages load scripts from elsewhere; this platform works without the internet.
         docs_url=None,
@@ -37,7 +46,7 @@ def build_routes() -> FastAPI:
     )
     install_problems(app)
     v1 = APIRouter(prefix="/api/v1")
-    for router in (me, api_keys, sessions, creations):
+    for router in (me, api_keys, sessions, creations, *_GATEWAY):
         v1.include_router(router)
     app.include_router(v1)
     return app

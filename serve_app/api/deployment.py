@@ -1,11 +1,12 @@
 """The Ray Serve shell of the API."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from ray import serve
 from starlette.types import ASGIApp
 
 from actors.session.handles import AgentHosts
+from configs.catalog import Catalog
 from configs.settings import Settings
 from serve_app.api.app import build_app
 from serve_app.api.deps import Services
@@ -13,10 +14,14 @@ from serve_app.core.clock import SystemClock
 from serve_app.core.db.engine import Database
 from serve_app.core.db.repositories.callers import SqlCallerRepository
 from serve_app.core.db.repositories.creations import SqlCreationRepository
+from serve_app.core.db.repositories.gateway import SqlGatewayRepository
 from serve_app.core.db.repositories.keys import SqlKeyRepository
+from serve_app.core.db.repositories.ledger import SqlLedgerRepository
+from serve_app.core.db.repositories.request_log import SqlRequestLogRepository
 from serve_app.core.db.repositories.sessions import SqlSessionRepository
 from serve_app.core.services.blobs import BlobService
 from serve_app.core.services.callers import Authenticator, TicketSigner
+from serve_app.core.services.sealing import Sealer
 from serve_app.core.services.session_log import SessionLog
 from serve_app.core.stores.live.redis import RedisLiveEvents
 from serve_app.core.stores.objects.choose import choose_object_store
@@ -38,9 +43,7 @@ from serve_app.core.telemetry.ray_metrics import RayMetrics
 class ApiDeployment:
     """Builds its collaborators and delegates to the app. Needs complete settings (database, redis, secret)."""
 
-    def __init__(
-        self, settings: Settings, models: Sequence[str], on_start: tuple[Callable[[], None], ...] = ()
-    ) -> None:
+    def __init__(self, settings: Settings, catalog: Catalog, on_start: tuple[Callable[[], None], ...] = ()) -> None:
         for prepare in on_start:
             prepare()
         configure_logs(settings.telemetry.log_level, "api")
@@ -61,14 +64,19 @@ class ApiDeployment:
             keys=keys,
             sessions=sessions,
             creations=SqlCreationRepository(database),
+            gateway=SqlGatewayRepository(database),
+            ledger=SqlLedgerRepository(database),
+            request_log=SqlRequestLogRepository(database),
             log=SessionLog(sessions, live, self._metrics),
             blobs=BlobService(objects),
             authenticator=Authenticator(keys, tickets, clock),
             tickets=tickets,
+            sealer=Sealer(settings.sealing_keys),
             clock=clock,
             hosts=AgentHosts(settings.session.hosts),
             default_model=settings.session.model,
-            models=frozenset(models),
+            models=frozenset(model.id for model in catalog.models),
+            catalog=catalog,
             base_url=settings.base_url,
             preview_domain=settings.http.preview_domain,
             preview_link_ttl_s=settings.http.preview_link_ttl_s,

@@ -6,15 +6,22 @@ from typing import Annotated, Protocol
 from fastapi import Depends, Query, Request
 from pydantic import AfterValidator
 
+from configs.catalog import Catalog
 from serve_app.core.clock import Clock
 from serve_app.core.db.engine import Database
 from serve_app.core.db.repositories.callers import SqlCallerRepository
 from serve_app.core.db.repositories.creations import SqlCreationRepository
+from serve_app.core.db.repositories.gateway import SqlGatewayRepository
 from serve_app.core.db.repositories.keys import SqlKeyRepository
+from serve_app.core.db.repositories.ledger import SqlLedgerRepository
+from serve_app.core.db.repositories.request_log import SqlRequestLogRepository
 from serve_app.core.db.repositories.sessions import SqlSessionRepository
 from serve_app.core.domain.callers import Caller
+from serve_app.core.domain.ids import is_id
+from serve_app.core.errors import ForbiddenError, NotFoundError
 from serve_app.core.services.blobs import BlobService
 from serve_app.core.services.callers import Authenticator, TicketSigner
+from serve_app.core.services.sealing import Sealer
 from serve_app.core.services.session_log import SessionLog
 from serve_app.core.stores.live.base import LiveEvents
 from serve_app.core.stores.objects.base import ObjectStore
@@ -37,14 +44,19 @@ class Services:
     keys: SqlKeyRepository
     sessions: SqlSessionRepository
     creations: SqlCreationRepository
+    gateway: SqlGatewayRepository
+    ledger: SqlLedgerRepository
+    request_log: SqlRequestLogRepository
     log: SessionLog
     blobs: BlobService
     authenticator: Authenticator
     tickets: TicketSigner
+    sealer: Sealer
     clock: Clock
     hosts: Hosts
     default_model: str
     models: frozenset[str]
+    catalog: Catalog
     base_url: str
     preview_domain: str
     preview_link_ttl_s: int
@@ -65,6 +77,20 @@ def caller(request: Request) -> Caller:
     return found
 
 
+def owner(caller: Annotated[Caller, Depends(caller)]) -> Caller:
+    """The caller, who may change what the whole organisation works with."""
+    if caller.role != "owner":
+        raise ForbiddenError("Only an owner of the organisation may do this.")
+    return caller
+
+
+def checked_id(text: str, prefix: str) -> str:
+    """Raises `NotFoundError` for what cannot be an id of this kind; whether it exists the database tells."""
+    if not is_id(text, prefix):
+        raise NotFoundError("There is no such thing in this organisation.")
+    return text
+
+
 def storable(text: str) -> str:
     """PostgreSQL's text holds every character but this one."""
     if "\x00" in text:
@@ -75,4 +101,6 @@ def storable(text: str) -> str:
 Text = Annotated[str, AfterValidator(storable)]
 ServicesDep = Annotated[Services, Depends(services)]
 CallerDep = Annotated[Caller, Depends(caller)]
+OwnerDep = Annotated[Caller, Depends(owner)]
 Limit = Annotated[int, Query(ge=1, le=200, description="how many at most")]
+Cursor = Annotated[str | None, Query(max_length=200, description="`next_cursor` of the page before")]

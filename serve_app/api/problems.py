@@ -48,6 +48,12 @@ def problem(error: AetherError, scope: Scope) -> Response:
     return Response(orjson.dumps(body, default=str), error.status, headers, media_type="application/problem+json")
 
 
+def invalid_field(field: str, message: str) -> InvalidRequestError:
+    """A field of the body that only a look at more than the body can judge, told as validation tells its own."""
+    where = f"body.{field}".rstrip(".")
+    return InvalidRequestError(f"{where}: {message}", errors=[{"where": where, "message": message}])
+
+
 def install_problems(app: FastAPI) -> None:
     """Make every error of `app` leave it as a problem."""
 

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from configs.catalog import CredentialSource, ProviderEntry
 from serve_app.core.domain.ids import OrgId
 from serve_app.core.errors import AetherError, CorruptedError
-from serve_app.core.services.sealing import Sealer
+from serve_app.core.services.sealing import Sealer, seal_context
 from serve_app.core.stores.secrets.base import SecretSource
 from serve_app.core.telemetry import get_logger
 
@@ -38,11 +38,6 @@ class OrgKey:
     id: str
     provider: str
     sealed: bytes
-
-
-def seal_context(org_id: OrgId, provider: str) -> bytes:
-    """What a provider key is bound to: copied to another organisation or provider, it does not open."""
-    return f"provider key\n{org_id}\n{provider}".encode()
 
 
 class Keyring:

@@ -16,6 +16,7 @@ from configs.catalog import Timeouts
 from serve_app.core.errors import InvalidRequestError, ProviderError, TimedOutError
 
 _KEEP_ALIVE_S = 60.0
+_SMALL_BYTES = 256 * 1024
 _MAX_HEADER_BYTES = 32 * 1024
 
 
@@ -39,7 +40,12 @@ class Incoming:
 
     async def whole(self) -> bytes:
         """The body. Raises `ProviderError` when it is longer than the bound, `TimedOutError` when it stalls."""
-        return b"".join([chunk async for chunk in self.chunks()])
+        length = self._response.content_length
+        if length is None or length > _SMALL_BYTES:
+            return b"".join([chunk async for chunk in self.chunks()])
+        with _translated():
+            async with asyncio.timeout(self._timeouts.first_token):
+                return await self._response.read()
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """The body as it comes."""

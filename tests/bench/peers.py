@@ -25,7 +25,7 @@ PORTKEY = "1.15.2"
 LIMITS = {
     "AETHER_GATEWAY_REQUESTS_PER_MINUTE": "1000000000",
     "AETHER_GATEWAY_TOKENS_PER_MINUTE": "1000000000000",
-    "AETHER_GATEWAY_CONCURRENT_REQUESTS": "100000",
+    "AETHER_GATEWAY_CONCURRENCY": "100000",
 }
 PROVIDER_KEY = "sk-mock"
 
@@ -137,7 +137,10 @@ def installed_litellm() -> Path:
 
 @contextmanager
 def portkey(mock: str, folder: Path) -> Iterator[Target]:
-    """One process. It has no keys of its own to check: who reaches it may use it."""
+    """One process. It has no keys of its own to check: who reaches it may use it.
+
+    `portkey/package.json` holds its web server at the newest version with which its streams do not fail.
+    """
     if shutil.which("npm") is None:
         raise AbsentError("no npm to install it with")
     try:

@@ -64,7 +64,9 @@ async def completions() -> AsyncIterator[Completions]:
 @pytest.fixture(scope="module", params=ENGINES)
 async def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Answers]:
     if request.param == "llamacpp":
-        yield request.getfixturevalue("completions")
+        loaded = load(SLOTS)
+        yield loaded
+        await loaded.close()
         return
     entry = small(load_catalog().models[0])
     async with served_by_vllm(entry, SLOTS, tmp_path_factory.mktemp("vllm")) as served:

@@ -16,19 +16,25 @@ async def while_present(work: Coroutine[Any, Any, _T], receive: Receive) -> _T:
     Raises:
         ClientGoneError: the client left first; `work` has cleaned up by then.
     """
-    task = asyncio.ensure_future(work)
-    watch = asyncio.ensure_future(_disconnect(receive))
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - a coroutine runs in a task
+    is_gone = False
+
+    async def watch() -> None:
+        nonlocal is_gone
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        is_gone = True
+        task.cancel()
+
+    watching = asyncio.create_task(watch(), name="presence")
     try:
-        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGoneError
-        return task.result()
+        return await work
+    except asyncio.CancelledError:
+        # Ours, unless somebody else wanted this task to end as well.
+        if is_gone and task.uncancel() == 0:
+            raise ClientGoneError from None
+        raise
     finally:
-        for pending in (task, watch):
-            pending.cancel()
-        await asyncio.gather(task, watch, return_exceptions=True)
-
-
-async def _disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+        # It has either ended or waits for a message that nobody needs any more.
+        watching.cancel()

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from serve_app.core.domain.ids import OrgId
 from serve_app.core.errors import CorruptedError
 
 _VERSION = b"\x01"
@@ -58,6 +59,11 @@ class Sealer:
     def is_current(self, sealed: bytes) -> bool:
         """False: sealed under an older master key, so it is to be sealed anew."""
         return sealed[1:_WRAPPED_AT] == self._current
+
+
+def seal_context(org_id: OrgId, provider: str) -> bytes:
+    """What a provider key is bound to: copied to another organisation or provider, it does not open."""
+    return f"provider key\n{org_id}\n{provider}".encode()
 
 
 def _derive(master: bytes) -> bytes:

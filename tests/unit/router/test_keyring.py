@@ -8,8 +8,8 @@ from pydantic import SecretStr
 from configs.catalog import ProviderEntry
 from serve_app.core.domain.ids import OrgId
 from serve_app.core.errors import MisconfiguredError, UnavailableError
-from serve_app.core.services.sealing import Sealer
-from serve_app.router.keyring import Credential, Keyring, OrgKey, seal_context
+from serve_app.core.services.sealing import Sealer, seal_context
+from serve_app.router.keyring import Credential, Keyring, OrgKey
 from tests.unit.router.catalogs import ORG, provider
 
 SEALER = Sealer([b"m" * 32])

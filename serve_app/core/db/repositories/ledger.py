@@ -104,6 +104,18 @@ class SqlLedgerRepository:
         )
         return int(rows[0][0])
 
+    async def spent_each(self, org_id: OrgId, scopes: Sequence[tuple[Scope, datetime]]) -> list[int]:
+        """`spent` of many, each since its own time; one round trip."""
+        rows = await self._db.fetch(
+            "SELECT budget_spent(:org, kind, id, since) FROM unnest(CAST(:kinds AS text[]), CAST(:ids AS text[]), "
+            "CAST(:times AS timestamptz[])) WITH ORDINALITY AS asked (kind, id, since, place) ORDER BY place",
+            org=org_id,
+            kinds=[scope.kind for scope, _ in scopes],
+            ids=[scope.id for scope, _ in scopes],
+            times=[since for _, since in scopes],
+        )
+        return [int(row[0]) for row in rows]
+
     async def page(
         self, org_id: OrgId, limit: int, before: str | None = None, user_id: str | None = None
     ) -> list[LedgerEntry]:

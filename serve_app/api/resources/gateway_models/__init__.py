@@ -1,0 +1,1 @@
+"""The organisation's own models, aliases and providers, beside the platform's."""

@@ -1,0 +1,1 @@
+"""How calls to models are kept: cached answers, logged requests."""

@@ -1,0 +1,1 @@
+"""Groups: users who share limits and budgets."""

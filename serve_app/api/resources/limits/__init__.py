@@ -1,0 +1,1 @@
+"""Limits: how fast a scope may call models."""

@@ -1,0 +1,1 @@
+"""Keys of providers: stored sealed, never shown again."""

@@ -1,0 +1,1 @@
+"""Usage: what calls to models cost."""
