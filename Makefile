@@ -6,10 +6,10 @@ PYTEST := $(BIN)/pytest
 # Settings of a platform you run must not reach the tests.
 TEST_ENV := env $(foreach name,$(filter AETHER_%,$(.VARIABLES)),-u $(name))
 
-.PHONY: help setup demo up down test check unit contract integration e2e bench bench-gateway fmt clean
+.PHONY: help setup demo up down test check unit contract integration test-vllm e2e bench bench-gateway fmt clean
 
 help: ## List these targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: ## Make .venv from uv.lock (PYTHON=… picks the interpreter)
 	@.ci/setup
@@ -40,6 +40,9 @@ contract: setup ## Every port against every backend
 
 integration: setup ## Real servers and a local Ray
 	@$(TEST_ENV) $(PYTEST) tests/integration
+
+test-vllm: ## The engine tests against vLLM on the CPU, in an environment of its own (6 GB)
+	@.ci/vllm
 
 e2e: setup ## The whole platform, as its users meet it
 	@.ci/browser >/dev/null || true

@@ -7,6 +7,8 @@ from typing import Annotated, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from configs.local_models import VllmOptions
+
 DEFAULT_PATH = Path(__file__).with_name("models.yaml")
 
 
@@ -144,6 +146,9 @@ class ModelEntry(_Frozen):
     engine: Literal["llamacpp", "vllm", "sentence"] | None = None
     source: PackageSource | None = None
     sampling: Sampling = Sampling()
+    vllm: VllmOptions | None = None
+    adapter_of: Name | None = None
+    """A LoRA adapter of this vLLM model; its id is `<that model's id>:<adapter's name>`."""
 
     @property
     def upstream_name(self) -> str:
@@ -157,6 +162,15 @@ class ModelEntry(_Frozen):
             raise ValueError("engine belongs to the provider 'local' and is needed there")
         if self.kind == "chat" and self.max_output_tokens == 0:
             raise ValueError("a chat model writes at least one token: max_output_tokens")
+        if (self.engine == "vllm") != (bool(self.vllm) != bool(self.adapter_of)):
+            raise ValueError("engine vllm needs exactly one of vllm and adapter_of, which no other engine has")
+        if self.engine == "vllm":
+            # Ray takes what stands behind a colon for the name of an adapter.
+            base, colon, _ = self.id.partition(":")
+            if (base if colon else None) != self.adapter_of:
+                raise ValueError("an adapter's id is <adapter_of>:<name>, and no other vLLM model's has a colon")
+        if self.vllm and self.tools and not self.vllm.tool_parser:
+            raise ValueError("tools need vllm.tool_parser: how this model writes its calls")
         return self
 
 
@@ -199,6 +213,10 @@ class Catalog(_Frozen):
             chains = (*model.fallbacks.error, *model.fallbacks.context_length, *model.fallbacks.content_policy)
             if unknown := set(chains) - models:
                 raise ValueError(f"{model.id}: falls back to what is no model: {', '.join(sorted(unknown))}")
+        for model in self.models:
+            base = self.find(model.adapter_of) if model.adapter_of else None
+            if model.adapter_of and not (base and base.vllm and base.vllm.lora):
+                raise ValueError(f"{model.id}: {model.adapter_of} is no vLLM model with lora")
         for alias in self.aliases:
             if unknown := set(alias.models) - models:
                 raise ValueError(f"alias {alias.id}: no model {', '.join(sorted(unknown))}")

@@ -35,11 +35,14 @@ from serve_app.core.stores.objects.choose import choose_object_store
 from serve_app.embedded.loopback import keep_to_loopback
 from serve_app.inference.deployment import InferenceDeployment
 from serve_app.router.deployment import ModelsDeployment
+from serve_app.router.handles import InferenceHandle, ModelRoute
 
 _OWNER_KEY = "owner"
 APPLICATIONS = ("inference", "models", "api")
 _CONNECT_TIMEOUT_S = 60
 _DEPLOY_TIMEOUT_S = 180.0
+_VLLM_TIMEOUT_S = 1800.0
+_VLLM_PREFIX = "vllm-"
 
 
 class DeployError(Exception):
@@ -129,6 +132,8 @@ def deploy(settings: Settings) -> None:
     """Put the actors and the three applications on the cluster and wait until each answers."""
     catalog = load_catalog(settings.gateway.catalog or DEFAULT_PATH)
     local = tuple(model for model in catalog.models if model.provider == LOCAL)
+    # Each model that vLLM serves is an application of its own, with replicas and accelerators of its own.
+    served = {f"{_VLLM_PREFIX}{model.id}": model for model in local if model.vllm}
     with stage("ray"):
         connect(settings)
     # A node that calls itself 127.0.0.1 is a cluster of its own: nothing in it is to be heard from elsewhere.
@@ -143,13 +148,24 @@ def deploy(settings: Settings) -> None:
             logging_config=LoggingConfig(enable_access_log=False),
         )
     targets = {
-        "inference": (InferenceDeployment.bind(settings.inference, local, settings.telemetry, on_start), None),
+        "inference": (
+            InferenceDeployment.bind(
+                settings.inference,
+                tuple(model for model in local if model.engine != "vllm"),
+                settings.telemetry,
+                on_start,
+            ),
+            None,
+        ),
         "models": (
-            ModelsDeployment.bind(settings, catalog, provider_keys(catalog), _inference_handle(), on_start),
+            ModelsDeployment.bind(
+                settings, catalog, provider_keys(catalog), _inference_handle(), _vllm_routes(local), on_start
+            ),
             "/v1",
         ),
         "api": (ApiDeployment.bind(settings, catalog, on_start), "/"),
     }
+    targets |= {name: (_vllm_application(model, settings, on_start), None) for name, model in served.items()}
     for name in targets:
         say(f"app:{name}", "started")
     started = time.monotonic()
@@ -158,7 +174,7 @@ def deploy(settings: Settings) -> None:
         wait_for_ingress_deployment_creation=False,
         wait_for_applications_running=False,
     )
-    _wait_for_applications(started)
+    _wait_for_applications(started, set(targets), _VLLM_TIMEOUT_S if served else _DEPLOY_TIMEOUT_S)
     with stage("model"):
         asyncio.run(_ask_each(local))
     with stage("http"):
@@ -169,8 +185,32 @@ def deploy(settings: Settings) -> None:
             raise DeployError(f"The agent hosts did not start: {type(exc).__name__}") from exc
 
 
-def _wait_for_applications(started: float) -> None:
-    waiting = set(APPLICATIONS)
+def _vllm_application(model: ModelEntry, settings: Settings, on_start: tuple[Callable[[], None], ...]) -> Any:
+    try:
+        # Needs the extra `vllm`, which is gigabytes: only where a catalogue asks for it.
+        from serve_app.inference.vllm.deployment import build
+    except ImportError as exc:
+        raise DeployError(f"The model {model.id} needs vLLM: install the extra `vllm`.") from exc
+    assert model.vllm is not None  # noqa: S101 - the caller chose those that have it
+    return build(model, model.vllm, settings.telemetry, on_start)
+
+
+def _vllm_routes(local: Iterable[ModelEntry]) -> dict[str, ModelRoute]:
+    """The way to each model that vLLM serves, and to its adapters."""
+    found = {model.id: model for model in local if model.vllm}
+    routes = {}
+    for model in local:
+        base = found.get(model.adapter_of or model.id)
+        if base is not None and base.vllm is not None:
+            routes[model.id] = ModelRoute(
+                serve.get_deployment_handle("vllm", f"{_VLLM_PREFIX}{base.id}", _check_exists=False),
+                is_adapter=model.adapter_of is not None,
+                is_prefix_aware=base.vllm.prefix_aware,
+            )
+    return routes
+
+
+def _wait_for_applications(started: float, waiting: set[str], patience_s: float) -> None:
     while waiting:
         applications = serve.status().applications
         for name in sorted(waiting):
@@ -183,23 +223,24 @@ def _wait_for_applications(started: float) -> None:
             elif found.status in {ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY}:
                 say(f"app:{name}", "failed", message=found.message[-2000:])
                 raise DeployError(f"The application {name} did not start.")
-        if time.monotonic() - started > _DEPLOY_TIMEOUT_S:
+        if time.monotonic() - started > patience_s:
             raise DeployError(f"These applications did not start in time: {', '.join(sorted(waiting))}")
         time.sleep(0.1)
 
 
 async def _ask_each(models: Iterable[ModelEntry]) -> None:
     """One token from each model, or one vector: that it is loaded is not yet that it answers."""
-    # A handle of its own: in Serve's fast mode a handle belongs to the event loop it is first used in.
-    inference: Any = _inference_handle()
+    # Handles of its own: in Serve's fast mode a handle belongs to the event loop it is first used in.
+    models = tuple(models)
+    inference = InferenceHandle(_inference_handle(), _vllm_routes(models))
     for model in models:
         try:
             async with asyncio.timeout(60):
                 if model.kind == "embeddings":
-                    await inference.embed.remote(model.id, {"model": model.id, "input": "Hi"}, {})
+                    await inference.embed(model.id, {"model": model.id, "input": "Hi"}, {})
                 else:
                     request = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
-                    await inference.complete.remote(model.id, {"model": model.id, **request}, {})
+                    await inference.complete(model.id, {"model": model.id, **request}, {})
         except (AetherError, TimeoutError, ray.exceptions.RayError) as exc:
             raise DeployError(f"The model {model.id} does not answer: {type(exc).__name__}") from exc
 
@@ -230,8 +271,9 @@ def undeploy(settings: Settings) -> None:
     connect(settings)
     for index in range(settings.session.hosts):
         remove_host(index)
-    for name in APPLICATIONS:
-        serve.delete(name)
+    for name in serve.status().applications:
+        if name in APPLICATIONS or name.startswith(_VLLM_PREFIX):
+            serve.delete(name)
 
 
 def main() -> int:

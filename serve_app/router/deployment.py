@@ -14,7 +14,7 @@ from serve_app.core.domain.ids import new_request_id
 from serve_app.core.telemetry import configure_logs, configure_traces
 from serve_app.core.telemetry.asgi import AsgiApp, TelemetryMiddleware
 from serve_app.core.telemetry.ray_metrics import RayMetrics
-from serve_app.router.handles import InferenceHandle
+from serve_app.router.handles import InferenceHandle, ModelRoute
 from serve_app.router.replica import RouterReplica
 
 COMPONENT = "models"
@@ -36,6 +36,7 @@ class ModelsDeployment:
         catalog: Catalog,
         provider_keys: Mapping[str, SecretStr],
         inference: DeploymentHandle[Any],
+        routes: Mapping[str, ModelRoute],
         on_start: tuple[Callable[[], None], ...] = (),
     ) -> None:
         for prepare in on_start:
@@ -44,7 +45,7 @@ class ModelsDeployment:
         configure_traces(COMPONENT, settings.telemetry.otlp_endpoint)
         metrics = RayMetrics()
         # What it owns begins and ends with the application's lifespan, in the event loop that serves.
-        self._replica = RouterReplica(settings, catalog, provider_keys, InferenceHandle(inference), metrics)
+        self._replica = RouterReplica(settings, catalog, provider_keys, InferenceHandle(inference, routes), metrics)
         self._app: AsgiApp = TelemetryMiddleware(
             self._replica.app, COMPONENT, metrics, new_request_id, answers_id=False
         )

@@ -12,56 +12,26 @@ import pytest
 
 from serve_app.api.app import build_app
 from serve_app.api.deps import Services
-from serve_app.core.clock import SystemClock
 from serve_app.core.db.engine import Database
 from serve_app.core.db.repositories.callers import CallerNames, SqlCallerRepository
-from serve_app.core.db.repositories.creations import SqlCreationRepository
-from serve_app.core.db.repositories.keys import SqlKeyRepository
-from serve_app.core.db.repositories.sessions import SqlSessionRepository
 from serve_app.core.domain.callers import Caller
 from serve_app.core.domain.creations import preview_label
 from serve_app.core.domain.events import EventType
 from serve_app.core.domain.ids import new_creation_id, new_key_id, new_session_id
-from serve_app.core.services.blobs import BlobService
-from serve_app.core.services.callers import Authenticator, TicketSigner
-from serve_app.core.services.session_log import SessionLog
 from serve_app.core.stores.live.redis import RedisLiveEvents
-from serve_app.core.stores.objects.disk import DiskObjectStore
 from serve_app.core.telemetry import NullMetrics
+from tests.apis import MAX_BODY, RecordingHosts, client_of, problem, services_of
 from tests.conftest import Tenant
-
-MAX_BODY = 64 * 1024
-
-
-class RecordingHosts:
-    """Where wake-ups go when no host runs."""
-
-    def __init__(self) -> None:
-        self.woken: list[str] = []
-
-    async def wake(self, session_id: str, parent: dict[str, str]) -> None:
-        self.woken.append(session_id)
 
 
 @pytest.fixture
 async def services(database: Database, live: RedisLiveEvents, tmp_path: Path) -> Services:
-    clock = SystemClock()
-    tickets = TicketSigner(b"x" * 32, clock)
-    keys = SqlKeyRepository(database)
-    sessions = SqlSessionRepository(database)
-    return Services(
-        database=database, live=live, objects=DiskObjectStore(tmp_path), callers=SqlCallerRepository(database), keys=keys, sessions=sessions,
-        creations=SqlCreationRepository(database), log=SessionLog(sessions, live, NullMetrics(), recheck_s=0.3),
-        blobs=BlobService(DiskObjectStore(tmp_path)), authenticator=Authenticator(keys, tickets, clock),
-        tickets=tickets, clock=clock, hosts=RecordingHosts(), default_model="small", models=frozenset({"small"}),
-        base_url="http://localhost:8000", preview_domain="localhost", preview_link_ttl_s=60, max_body_bytes=MAX_BODY,
-    )  # fmt: skip
+    return services_of(database, live, tmp_path)
 
 
 @pytest.fixture
 async def anonymous(services: Services) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(build_app(services, NullMetrics()))
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8000") as client:
+    async with client_of(services) as client:
         yield client
 
 
@@ -69,17 +39,6 @@ async def anonymous(services: Services) -> AsyncIterator[httpx.AsyncClient]:
 async def client(anonymous: httpx.AsyncClient, tenant: Tenant) -> httpx.AsyncClient:
     anonymous.headers["authorization"] = f"Bearer {tenant.key}"
     return anonymous
-
-
-def problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/problem+json"
-    body: dict[str, Any] = response.json()
-    assert body["code"] == code
-    assert body["request_id"] == response.headers["x-request-id"]
-    assert "Traceback" not in response.text
-    assert "sqlalchemy" not in response.text
-    return body
 
 
 async def make_creation(services: Services, tenant: Tenant, text: str = "# Hello\n\nworld") -> str:

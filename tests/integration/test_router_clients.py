@@ -235,7 +235,7 @@ async def test_images_and_documents(
 
 
 async def test_thinking_and_its_signature_survive_at_home(claude: anthropic.AsyncAnthropic, double: Double) -> None:
-    streams(double, "thinking")
+    double.plays(Fixture("anthropic/thinking.sse"), on="/messages")
     async with claude.messages.stream(
         model="claude", messages=HI, max_tokens=4000, thinking={"type": "enabled", "budget_tokens": 2000}
     ) as told:
@@ -285,15 +285,15 @@ async def test_anothers_thought_signature_comes_back_to_it(claude: anthropic.Asy
 @pytest.mark.parametrize("name", ["gpt", "claude"])
 async def test_stored_responses(name: str, chat: openai.AsyncOpenAI, double: Double) -> None:
     says(double, "hi")
-    double.plays(Json(response_answer(response_id=f"resp_of_{id(double)}{name}")), on="/responses")
+    double.plays(Json(response_answer(response_id="resp_1")), on="/responses")
     first = await chat.responses.create(model=name, input="my name is Ada", instructions="be brief")
     assert (first.output_text, first.status) == ("hi", "completed")
     assert (await chat.responses.retrieve(first.id)).output_text == "hi"
     items = [item async for item in chat.responses.input_items.list(first.id)]
     assert [item.content[0].text for item in items if item.type == "message"] == ["my name is Ada"]
-    double.plays(Json(response_answer(response_id=f"resp_next_{id(double)}{name}")), on="/responses")
+    double.plays(Json(response_answer(response_id="resp_2")), on="/responses")
     second = await chat.responses.create(model=name, input="what is it?", previous_response_id=first.id)
-    assert second.previous_response_id == first.id
+    assert (await chat.responses.retrieve(second.id)).previous_response_id == first.id
     sent = double.requests[-1].json()
     assert "previous_response_id" not in sent
     turns = sent["input"] if name == "gpt" else sent["messages"]
@@ -319,7 +319,7 @@ async def test_a_streamed_response_can_be_gone_on_from(chat: openai.AsyncOpenAI,
                 await chat.responses.retrieve(ids[0])
         async for _ in await chat.responses.create(model=name, input="on", previous_response_id=ids[0], stream=True):
             pass
-        # A provider's fixture has one id for all its responses; the last of them is what it names.
+        # The double's next answer has the same id.
         await chat.responses.delete(ids[0])
 
 
@@ -352,9 +352,10 @@ async def test_errors_become_the_packages_own(
     assert (missing.value.code, missing.value.param) == ("model_not_found", "model")
     with pytest.raises(anthropic.NotFoundError):
         await claude.messages.create(model="gpt-9", messages=HI, max_tokens=5)
+    said = b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"full"}}\n\n'
+    for path in ("/chat/completions", "/messages", ":streamGenerateContent"):
+        double.plays(Sse(said), on=path)
     for name in MODELS:
-        said = b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"full"}}\n\n'
-        double.plays(Sse(said))
         with pytest.raises(openai.InternalServerError):
             await chat.chat.completions.create(model=name, messages=HI, stream=True)
         with pytest.raises(anthropic.InternalServerError):

@@ -12,7 +12,9 @@ from pydantic import BaseModel, Field
 from configs.catalog import LOCAL, Alias, ModelEntry, ProviderEntry
 
 MAX_ENTRY_BYTES = 8 * 1024
-_MAX_NUMBER = 10**9
+_MAX_NUMBER = 10**8
+_MAX_PRICE = 10_000
+"""With the largest context, a call's cost still is a number that all who count it can hold."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/-]{0,199}")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]{0,1000}")
@@ -72,6 +74,9 @@ def problems_of_model(model: ModelEntry) -> Iterator[Problem]:
             yield field, "belongs to models this platform runs"
     if model.name is not None and not _NAME.fullmatch(model.name):
         yield "name", "must be 1 to 200 letters, digits and . _ : @ / -"
+    for field, price in _prices(model):
+        if price > _MAX_PRICE:
+            yield field, f"must be at most {_MAX_PRICE} dollars"
 
 
 def problems_of_provider(provider: ProviderEntry) -> Iterator[Problem]:
@@ -90,6 +95,13 @@ def problems_of_provider(provider: ProviderEntry) -> Iterator[Problem]:
             yield f"headers.{name}", "is set by the platform"
         elif name.lower() in _SECRETS:
             yield f"headers.{name}", "holds a secret: store it at /api/v1/provider-keys"
+
+
+def _prices(model: ModelEntry) -> Iterator[tuple[str, float]]:
+    for where, listed in (("price", model.price), ("price.long", model.price.long)):
+        for name, price in listed or ():
+            if isinstance(price, float):
+                yield f"{where}.{name}", price
 
 
 def _is_plain_address(url: str) -> bool:

@@ -143,7 +143,7 @@ async def _must_have_no_keys(services: Services, caller: Caller, provider: str) 
 
 
 def _platform_names(services: Services) -> set[str]:
-    return {entry.id for entry in (*services.catalog.models, *services.catalog.aliases)}
+    return {model.id for model in services.catalog.models} | {alias.id for alias in services.catalog.aliases}
 
 
 def _models(services: Services, own: _Own) -> set[str]:

@@ -157,8 +157,8 @@ request_log = Table(
 stored_responses = Table(
     "stored_responses",
     METADATA,
+    Column("org_id", Text, ForeignKey("organisations.id"), primary_key=True),
     Column("id", Text, primary_key=True),
-    Column("org_id", Text, ForeignKey("organisations.id"), nullable=False, index=True),
     Column("user_id", Text, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("expires_at", DateTime(timezone=True), nullable=False, index=True),

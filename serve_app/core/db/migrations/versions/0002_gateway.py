@@ -278,10 +278,10 @@ def _create_logs() -> None:
         _time("expires_at"),
         sa.Column("input", JSONB, nullable=False),
         sa.Column("body", JSONB, nullable=False),
-        sa.PrimaryKeyConstraint("id", name="pk_stored_responses"),
+        # A provider chose the id, which may be an organisation's own: it is a name in that organisation and no further.
+        sa.PrimaryKeyConstraint("org_id", "id", name="pk_stored_responses"),
         _of_organisation("stored_responses"),
     )
-    op.create_index("ix_stored_responses_org_id", "stored_responses", ["org_id"])
     op.create_index("ix_stored_responses_expires_at", "stored_responses", ["expires_at"])
 
 
