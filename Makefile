@@ -6,7 +6,7 @@ PYTEST := $(BIN)/pytest
 # Settings of a platform you run must not reach the tests.
 TEST_ENV := env $(foreach name,$(filter AETHER_%,$(.VARIABLES)),-u $(name))
 
-.PHONY: help setup demo up down test check unit contract integration test-vllm e2e bench bench-gateway fmt clean
+.PHONY: help setup demo up down test check unit contract integration test-vllm e2e bench bench-gateway record fmt clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -53,6 +53,9 @@ bench-gateway: setup ## Measure the model router beside LiteLLM and Portkey (SOA
 
 bench: setup ## Measure, and print the table
 	@$(TEST_ENV) $(BIN)/python -m tests.bench
+
+record: setup ## Record real streams of every vendor whose key is in the environment
+	@$(BIN)/python -m tests.record
 
 fmt: setup ## Format the code and mend what the linter can
 	@$(BIN)/ruff format

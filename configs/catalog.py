@@ -48,6 +48,10 @@ class CredentialSource(_Frozen):
     env: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")] | None = None
     vault: Annotated[str, Field(pattern=r"^[^#\s]+#[^#\s]+$")] | None = None
     """`mount/path#field` of a key-value secret, version 2."""
+    requests_per_minute: Annotated[int, Field(ge=1)] | None = None
+    tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
+    concurrency: Annotated[int, Field(ge=1)] | None = None
+    """What the vendor allows this key, so that we stop before it does."""
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:

@@ -98,6 +98,25 @@ def create(
     run(prompts=prompts or [], file=file, model=model)
 
 
+@app.command()
+def models(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+    """List the models that can be called now, and the aliases that choose between them."""
+    from serve_app.cli.models import run
+
+    run(as_json=as_json)
+
+
+@app.command()
+def usage(
+    days: Annotated[int, typer.Option(min=1, max=366, help="How many of the last days.")] = 30,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show what calls to models used and cost, by model and by day."""
+    from serve_app.cli.usage import run
+
+    run(days=days, as_json=as_json)
+
+
 @app.command(hidden=True)
 def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave the platform up.")] = False,

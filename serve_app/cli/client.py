@@ -4,6 +4,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from types import TracebackType
 from typing import Any, ClassVar, Self, cast
 
@@ -82,6 +83,17 @@ class PlatformClient:
     def preview_link(self, creation_id: str) -> Json:
         return self._json("POST", f"/api/v1/creations/{creation_id}/preview-links")
 
+    def models(self) -> list[Json]:
+        """Models and aliases that can be called now."""
+        return cast("list[Json]", self._json("GET", "/v1/models")["data"])
+
+    def usage(self, group_by: str, since: datetime) -> list[Json]:
+        """Sums by `day`, `model`, `provider`, `user` or `key`."""
+        return cast(
+            "list[Json]",
+            self._json("GET", "/api/v1/usage", params={"group_by": group_by, "from": since.isoformat()})["items"],
+        )
+
     def events(self, session_id: str, *, after: int, on_open: Callable[[], None] | None = None) -> Iterator[Json]:
         """Follow a session: every durable event after `after` once, in order, and live ones as they come.
 
@@ -126,9 +138,17 @@ class PlatformClient:
             self._pause(pause_s)
             pause_s = min(pause_s * 2, 2.0)
 
-    def _json(self, method: str, path: str, *, json: Json | None = None, headers: dict[str, str] | None = None) -> Json:
+    def _json(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: Json | None = None,
+        headers: dict[str, str] | None = None,
+        params: dict[str, str] | None = None,
+    ) -> Json:
         try:
-            response = self._http.request(method, path, json=json, headers=headers)
+            response = self._http.request(method, path, json=json, headers=headers, params=params)
         except httpx.TransportError as exc:
             raise _unreachable(self.base_url, exc) from exc
         if response.is_error:

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,8 +14,8 @@ from serve_app.core.telemetry.asgi import REQUEST_ID_KEY, Receive, Scope, Send
 from serve_app.router.dialects.canonical import Dialect
 from serve_app.router.endpoints import Endpoints, Handler, Request
 from serve_app.router.gateway import Answered
+from serve_app.router.headers import Headers, rate_headers
 from serve_app.router.problems import AnthropicProblems, OpenAIProblems, Problems, answer_of, known
-from serve_app.router.rate_headers import Headers, rate_headers
 
 _PREFIX = "/v1"
 _JSON: Headers = [(b"content-type", b"application/json")]
@@ -164,16 +163,18 @@ def _request_id(scope: Scope) -> str:
 async def _relay(answered: Answered, problems: Problems, request_id: str, send: Send) -> None:
     """The stream has begun, so whatever goes wrong now is told by its last event."""
     assert answered.pieces is not None  # noqa: S101 - an answer has one of the two
-    async with aclosing(answered.pieces) as pieces:
+    pieces = answered.pieces
+    try:
         await send({"type": "http.response.start", "status": 200, "headers": [*answered.headers, *_STREAM]})
         try:
             async for piece in pieces:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
         except Exception as exc:  # noqa: BLE001 - the same
-            await send(
-                {"type": "http.response.body", "body": _last(answered, problems, exc, request_id), "more_body": True}
-            )
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
+            last = _last(answered, problems, exc, request_id)
+            await send({"type": "http.response.body", "body": last, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+    finally:
+        await pieces.aclose()
 
 
 def _last(answered: Answered, problems: Problems, exc: Exception, request_id: str) -> bytes:

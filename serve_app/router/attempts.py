@@ -9,13 +9,18 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from serve_app.core.clock import Clock
+from serve_app.core.domain.ids import new_ledger_id
+from serve_app.core.domain.spending import Demand, Reservation
 from serve_app.core.errors import (
     AetherError,
     ContentFilteredError,
     ContextLengthError,
+    EngineError,
     MisconfiguredError,
+    OverloadedError,
     ProviderError,
     RateLimitedError,
+    TimedOutError,
     UnavailableError,
 )
 from serve_app.core.stores.limits.base import HealthStore
@@ -31,8 +36,19 @@ _TRIES = 3
 _BASE_S, _CAP_S = 0.2, 4.0
 _PATIENCE_S = 10.0
 """How long a call waits for a provider that says when to come back; longer, and another one is asked."""
+_CANDIDATES = 4
+"""Called for one request at most, so that an outage of many is not made worse by each call."""
+_TOTAL_S = 900.0
 _UNSAID_COOLDOWN_S = 10.0
 _REFUSED_KEY_COOLDOWN_S = 300.0
+
+
+class Places(Protocol):
+    """Limits, as `Meter` keeps them."""
+
+    async def admit(self, demand: Demand) -> Reservation: ...
+
+    def release(self, reservation: Reservation, tokens: int = 0) -> None: ...
 
 
 class Ways(Protocol):
@@ -60,6 +76,7 @@ class Attempts:
         self,
         ways: Ways,
         keyring: Keyring,
+        places: Places,
         health: HealthStore,
         loads: Loads,
         clock: Clock,
@@ -68,12 +85,12 @@ class Attempts:
     ) -> None:
         self._ways = ways
         self._keyring = keyring
+        self._places = places
         self._health = health
         self._loads = loads
         self._clock = clock
         self._metrics = metrics
         self._sleep = sleep
-        self._failing: set[str] = set()
 
     async def begin(
         self,
@@ -85,101 +102,158 @@ class Attempts:
     ) -> Begun:
         """The first answer that begins. Call `ended` with its target when it is over.
 
-        `may_ask`: whether a candidate further down may be called at all (what is reserved pays for it).
+        `may_ask`: whether a candidate may be called at all (what is reserved pays for it).
 
         Raises:
             AetherError: the last thing that went wrong when nobody is left to ask.
         """
-        cool = dict(cooling)
+        try:
+            async with asyncio.timeout(_TOTAL_S):
+                return await self._begin(call, route, dict(cooling), half_open, may_ask)
+        except TimeoutError as exc:
+            raise TimedOutError("No provider began to answer in time.") from exc
+
+    def ended(self, target: Target, *, failed: bool, tokens: int = 0) -> None:
+        """The answer is over, in whatever way; `tokens` went through the key."""
+        self._give_back(target, tokens)
+        self._loads.ended(target.candidate.key, failed=failed)
+
+    async def _begin(
+        self,
+        call: Call,
+        route: Route,
+        cool: dict[str, float],
+        half_open: AbstractSet[str],
+        may_ask: Callable[[Candidate], bool],
+    ) -> Begun:
         tried: set[str] = set()
         failures: list[tuple[str, str]] = []
-        candidate: Candidate | None = route.first
         error: AetherError = UnavailableError("No model can answer this now. Try again in a moment.")
-        while candidate is not None:
+        candidate: Candidate | None = route.first
+        failure: Failure = "error"
+        asked = 0
+        while candidate is not None and asked < _CANDIDATES:
             tried.add(candidate.key)
-            failure: Failure = "error"
-            for left in reversed(range(_TRIES)):
-                provider, dialect = self._ways.to(call, candidate)
-                credential = await self._key(candidate, cool, half_open)
-                if credential is None:
-                    error = _all_cooling(candidate, cool, error)
-                    break
-                target = Target(candidate, credential, dialect)
-                if not failures:
-                    self._health.began(candidate.provider.id)
-                try:
-                    reply, waited_s = await self._open(provider, call, target)
-                    return Begun(reply, target, tuple(failures), waited_s)
-                except ContextLengthError as exc:
-                    error, failure = exc, "context_length"
-                    failures.append((candidate.model.id, exc.code))
-                    break
-                except ContentFilteredError as exc:
-                    error, failure = exc, "content_policy"
-                    failures.append((candidate.model.id, exc.code))
-                    break
-                except (RateLimitedError, MisconfiguredError, UnavailableError) as exc:
-                    error = exc
-                    failures.append((candidate.model.id, exc.code))
-                    pause_s = await self._after(exc, target, cool, left)
-                    if pause_s is None:
-                        break
-                    await self._sleep(pause_s)
+            if may_ask(candidate):
+                asked += 1
+                begun, error, failure = await self._ask(call, route, candidate, cool, half_open, failures, error)
+                if begun is not None:
+                    return begun
             candidate = route.after(failure, tried)
-            while candidate is not None and not may_ask(candidate):
-                tried.add(candidate.key)
-                candidate = route.after(failure, tried)
             if candidate is not None:
                 get_logger().warning("falls back", model=candidate.model.id, reason=error.code)
         raise error
 
-    def ended(self, target: Target, *, failed: bool) -> None:
-        """The answer is over, in whatever way."""
-        self._keyring.give_back(target.credential)
-        self._loads.ended(target.candidate.key, failed=failed)
-
-    async def _key(
-        self, candidate: Candidate, cool: dict[str, float], half_open: AbstractSet[str]
-    ) -> Credential | None:
-        """A key that does not rest; one that has just rested is tried by one call at a time."""
-        while True:
+    async def _ask(
+        self,
+        call: Call,
+        route: Route,
+        candidate: Candidate,
+        cool: dict[str, float],
+        half_open: AbstractSet[str],
+        failures: list[tuple[str, str]],
+        error: AetherError,
+    ) -> tuple[Begun | None, AetherError, Failure]:
+        """One candidate, up to `_TRIES` times: an answer that has begun, or what went wrong and what helps against it."""
+        self._health.began(candidate.provider.id)
+        for left in reversed(range(_TRIES)):
+            provider, dialect = self._ways.to(call, candidate)
             credential = self._keyring.take(candidate.provider, candidate.credentials, cool)
-            if credential is None or credential.id not in half_open or await self._probe(credential.id):
-                return credential
-            self._keyring.give_back(credential)
-            cool[credential.id] = 1.0
+            if credential is None:
+                return None, _all_cooling(candidate, cool, error), "error"
+            try:
+                place = await self._place(credential, route)
+            except RateLimitedError as exc:
+                # Ours, before the vendor's: another key may have room.
+                cool[credential.id] = exc.details.get("retry_after_s", 1.0)
+                error = exc
+                continue
+            target = Target(candidate, credential, dialect, place)
+            try:
+                if credential.id in half_open and not await self._probe(target):
+                    cool[credential.id] = 1.0
+                    continue
+                reply, waited_s = await self._open(provider, call, target, is_probe=credential.id in half_open)
+                return Begun(reply, target, tuple(failures), waited_s), error, "error"
+            except (ContextLengthError, ContentFilteredError) as exc:
+                failures.append((candidate.model.id, exc.code))
+                return None, exc, "context_length" if isinstance(exc, ContextLengthError) else "content_policy"
+            except (RateLimitedError, MisconfiguredError, UnavailableError, EngineError) as exc:
+                error = exc
+                failures.append((candidate.model.id, exc.code))
+                pause_s = await self._after(exc, target, cool, left)
+                if pause_s is None:
+                    break
+                await self._sleep(pause_s)
+        return None, error, "error"
 
-    async def _probe(self, credential: str) -> bool:
+    async def _probe(self, target: Target) -> bool:
+        """A key that has just rested is tried by one call at a time."""
+        may_go = False
         try:
-            may_go = await self._health.probe(credential)
+            may_go = await self._health.probe(target.credential.id)
         except UnavailableError:
-            return True
-        if may_go:
-            self._failing.add(credential)
+            may_go = True
+        finally:
+            if not may_go:
+                self._give_back(target)
         return may_go
 
-    async def _open(self, provider: Provider, call: Call, target: Target) -> tuple[Reply, float]:
+    async def _place(self, credential: Credential, route: Route) -> Reservation | None:
+        """Raises `RateLimitedError` when the key's own limits have no room; the key is given back then."""
+        if credential.limit is None:
+            return None
+        tokens = route.needs.input_tokens + (route.needs.output_tokens or route.first.model.max_output_tokens)
+        has_place = False
+        try:
+            place = await self._places.admit(Demand(id=new_ledger_id(), limits=(credential.limit,), tokens=tokens))
+            has_place = True
+            return place
+        finally:
+            if not has_place:
+                self._keyring.give_back(credential)
+
+    def _give_back(self, target: Target, tokens: int = 0) -> None:
+        self._keyring.give_back(target.credential)
+        if target.place is not None:
+            self._places.release(target.place, tokens)
+
+    async def _open(self, provider: Provider, call: Call, target: Target, *, is_probe: bool) -> tuple[Reply, float]:
         key = target.candidate.key
         started = self._clock.monotonic()
         self._loads.began(key)
-        has_begun = False
-        failed = False
+        reply: Reply | None = None
+        is_well = failed = False
         try:
             reply = await provider.open(call, target)
-            has_begun = True
-        except (UnavailableError, RateLimitedError, MisconfiguredError):
+            is_well = True
+        except (UnavailableError, RateLimitedError, MisconfiguredError, EngineError):
             failed = True
             raise
+        except AetherError:
+            # It understood and declined: whoever can do that works.
+            is_well = True
+            raise
         finally:
-            if not has_begun:
+            if reply is None:
                 self.ended(target, failed=failed)
+            if is_probe and is_well:
+                await self._succeed(target, reply)
         waited_s = self._clock.monotonic() - started
         self._loads.first_byte(key, waited_s)
-        if target.credential.id in self._failing:
-            self._failing.discard(target.credential.id)
+        return reply, waited_s
+
+    async def _succeed(self, target: Target, reply: Reply | None) -> None:
+        try:
             with suppress(UnavailableError):
                 await self._health.succeed(target.credential.id)
-        return reply, waited_s
+        except BaseException:
+            # Cancelled here: nobody will ever hold this reply.
+            if reply is not None:
+                self.ended(target, failed=False)
+                if reply.pieces is not None:
+                    await reply.pieces.aclose()
+            raise
 
     async def _after(self, exc: AetherError, target: Target, cool: dict[str, float], left: int) -> float | None:
         """Take note of a failure. Returns how long to wait before this model is tried again; None: not again."""
@@ -202,12 +276,12 @@ class Attempts:
                     return None
                 del cool[credential]
                 return told_s
-            case ProviderError():
-                self._failing.add(credential)
+            case OverloadedError():
+                # It answers, and has no room: that mends itself by waiting.
+                pass
+            case _:
                 with suppress(UnavailableError):
                     await self._health.fail(credential)
-            case _:
-                pass
         if not left or (told_s or 0.0) > _PATIENCE_S or not await self._may_retry(provider):
             return None
         # Full jitter: replicas that failed together do not come back together.

@@ -2,9 +2,10 @@
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, Self
+
+import orjson
 
 from serve_app.core.domain.ids import OrgId
 from serve_app.core.errors import MisconfiguredError, UnavailableError
@@ -22,20 +23,16 @@ class CacheStore(Protocol):
 
 @dataclass(frozen=True)
 class Cached:
-    content_type: str
+    headers: tuple[tuple[bytes, bytes], ...]
     body: bytes
 
-    @classmethod
-    def of(cls, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> Self:
-        return cls(dict(headers).get(b"content-type", b"application/json").decode("latin-1"), body)
-
     def packed(self) -> bytes:
-        return self.content_type.encode("latin-1") + b"\n" + self.body
+        return orjson.dumps([[name.decode(), value.decode()] for name, value in self.headers]) + b"\n" + self.body
 
     @classmethod
     def unpacked(cls, value: bytes) -> Self:
-        content_type, _, body = value.partition(b"\n")
-        return cls(content_type.decode("latin-1"), body)
+        headers, _, body = value.partition(b"\n")
+        return cls(tuple((name.encode(), text.encode()) for name, text in orjson.loads(headers)), body)
 
 
 class AnswerCache:
@@ -47,18 +44,18 @@ class AnswerCache:
         self._store = store
         self._keeping: set[asyncio.Task[None]] = set()
 
-    async def find(self, org_id: OrgId, call: Call) -> Cached | None:
+    async def find(self, org_id: OrgId, call: Call, candidate: str) -> Cached | None:
         try:
-            value = await self._store.get(_key(org_id, call))
+            value = await self._store.get(_key(org_id, call, candidate))
         except (UnavailableError, MisconfiguredError):
             return None
         return None if value is None else Cached.unpacked(value)
 
-    def keep(self, org_id: OrgId, call: Call, answer: Cached, ttl_s: int) -> None:
+    def keep(self, org_id: OrgId, call: Call, candidate: str, answer: Cached, ttl_s: int) -> None:
         """In the background: the client waits for nothing of it."""
         if len(answer.body) > self.MAX_BYTES:
             return
-        task = asyncio.create_task(self._put(_key(org_id, call), answer, ttl_s), name="keep answer")
+        task = asyncio.create_task(self._put(_key(org_id, call, candidate), answer, ttl_s), name="keep answer")
         self._keeping.add(task)
         task.add_done_callback(self._keeping.discard)
 
@@ -72,5 +69,9 @@ class AnswerCache:
         await asyncio.gather(*self._keeping, return_exceptions=True)
 
 
-def _key(org_id: OrgId, call: Call) -> str:
-    return f"{org_id}:{call.dialect.value}:{call.kind}:{hashlib.sha256(call.body).hexdigest()}"
+def _key(org_id: OrgId, call: Call, candidate: str) -> str:
+    """Everything the answer depends on: who would give it, in which dialect, to which words and headers."""
+    asked = hashlib.sha256()
+    for part in (candidate.encode(), *(item for pair in sorted(call.headers) for item in pair), call.body):
+        asked.update(b"%d:" % len(part) + part)
+    return f"{org_id}:{call.dialect.value}:{call.kind}:{asked.hexdigest()}"

@@ -1,7 +1,6 @@
 """What each path under `/v1` does: check a body in its dialect, ask the gateway, or tell what there is."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs
@@ -20,7 +19,7 @@ from serve_app.router.gateway import Answered, Asking, Gateway
 from serve_app.router.models import ModelList
 from serve_app.router.needs import Endpoint
 from serve_app.router.policy import explain
-from serve_app.router.providers.base import Call
+from serve_app.router.providers.base import Call, Pieces
 
 JSON = [(b"content-type", b"application/json")]
 _FORWARDED = frozenset({b"anthropic-version", b"anthropic-beta"})
@@ -99,10 +98,13 @@ class Endpoints:
         told = resolved if previous is None else {**resolved, "previous_response_id": previous}
         call = Call(Dialect.OPENAI_RESPONSES, body, told)
         answered = await self._gateway.answer(_asking_for(request, call, "openai-responses"))
+        if answered.is_cached:
+            # The one it repeats is stored already.
+            return answered
         if answered.body is not None:
-            await self._remember(request, raw, orjson.loads(answered.body))
+            await self.remember(request, raw, orjson.loads(answered.body))
         elif answered.pieces is not None:
-            answered.pieces = self._remembering(request, raw, answered, answered.pieces)
+            answered.pieces = _Remembered(self, request, raw, answered, answered.pieces)
         return answered
 
     async def response(self, request: Request) -> Answered:
@@ -114,7 +116,7 @@ class Endpoints:
     async def input_items(self, request: Request) -> Answered:
         limit = request.said("limit") or "20"
         order = request.said("order") or "desc"
-        if not limit.isdigit():
+        if not (limit.isascii() and limit.isdecimal()):
             raise InvalidRequestError("'limit' must be a whole number.", param="limit", code="invalid_value")
         if order not in {"asc", "desc"}:
             raise InvalidRequestError("'order' must be 'asc' or 'desc'.", param="order", code="invalid_value")
@@ -144,7 +146,7 @@ class Endpoints:
         raw = parse(request.body)
         endpoint = raw.get("dialect", "openai-chat")
         asked = raw.get("request", {name: value for name, value in raw.items() if name != "dialect"})
-        if endpoint not in _DIALECTS or not isinstance(asked, dict):
+        if not isinstance(endpoint, str) or endpoint not in _DIALECTS or not isinstance(asked, dict):
             raise InvalidRequestError(
                 f"'dialect' must be one of {', '.join(_DIALECTS)}, and 'request' an object.",
                 param="dialect",
@@ -154,31 +156,34 @@ class Endpoints:
         _, route = await self._gateway.route_now(_asking_for(request, call, endpoint))
         return _told(explain(route))
 
-    async def _remembering(
-        self, request: Request, raw: Mapping[str, Any], answered: Answered, pieces: AsyncGenerator[bytes, None]
-    ) -> AsyncGenerator[bytes, None]:
-        """The last piece goes out when the response is stored: who has seen its end may go on from it."""
-        async with aclosing(pieces):
-            held: bytes | None = None
-            async for piece in pieces:
-                if held is not None:
-                    yield held
-                held = piece
-                if answered.final_object is None or not _may_be_last(piece):
-                    yield held
-                    held = None
-            response = answered.final_object() if answered.final_object else None
-            if response is not None:
-                await self._remember(request, raw, response)
-            if held is not None:
-                yield held
-
-    async def _remember(self, request: Request, raw: Mapping[str, Any], response: Mapping[str, Any]) -> None:
+    async def remember(self, request: Request, raw: Mapping[str, Any], response: Mapping[str, Any]) -> None:
         try:
             await self._conversations.remember(request.caller.org_id, request.caller.user_id, raw, response)
         except AetherError as exc:
             # The answer is there and paid for; that one cannot go on from it is the smaller loss.
             get_logger().error("response not stored", reason=exc.message)
+
+
+class _Remembered(Pieces):
+    """The last piece goes out when the response is stored: who has seen its end may go on from it."""
+
+    def __init__(
+        self, endpoints: Endpoints, request: Request, raw: Mapping[str, Any], answered: Answered, pieces: Pieces
+    ) -> None:
+        self._endpoints = endpoints
+        self._request = request
+        self._raw = raw
+        self._final_object = answered.final_object
+        self._pieces = pieces
+
+    async def __anext__(self) -> bytes:
+        piece = await anext(self._pieces)
+        if _may_be_last(piece) and self._final_object and (response := self._final_object()):
+            await self._endpoints.remember(self._request, self._raw, response)
+        return piece
+
+    async def aclose(self) -> None:
+        await self._pieces.aclose()
 
 
 _DIALECTS: dict[Endpoint, Dialect] = {

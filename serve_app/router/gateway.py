@@ -1,9 +1,8 @@
 """One call to a model through everything it passes: choice, limits and budgets, the provider, the ledger."""
 
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import orjson
@@ -19,16 +18,23 @@ from serve_app.core.telemetry import Metrics
 from serve_app.router.attempts import Attempts, Begun
 from serve_app.router.cache import AnswerCache, Cached
 from serve_app.router.dialects.canonical import Dialect
+from serve_app.router.headers import printable
 from serve_app.router.loads import Loads
 from serve_app.router.needs import Endpoint, needs_of
 from serve_app.router.policies import Policies, Policy
 from serve_app.router.policy import Route, header, route
-from serve_app.router.providers.base import Call
+from serve_app.router.providers.base import Call, Pieces
 from serve_app.router.request_log import Logged, RequestLog
 from serve_app.router.view import Candidate
 from serve_app.router.ways import dialects_of
 
 Headers = list[tuple[bytes, bytes]]
+
+_MOST_TOKENS = 10**9
+"""More is no count of tokens: what a provider tells ends up in sums."""
+
+_MOST_TOKENS = 1_000_000_000
+"""Of one call. No model reads or writes as much, and its cost still fits into the ledger at any price."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +56,12 @@ class Answered:
 
     headers: Headers
     body: bytes | None = None
-    pieces: AsyncGenerator[bytes, None] | None = None
+    pieces: Pieces | None = None
     reservation: Reservation | None = None
     """For the headers that tell a client its limits."""
     final_object: Callable[[], Mapping[str, Any] | None] | None = None
     error_event: Callable[[AetherError], bytes] | None = None
+    is_cached: bool = False
 
 
 class Gateway:
@@ -103,15 +110,23 @@ class Gateway:
         if Dialect.ANTHROPIC not in dialects_of(chosen.first):
             headers = [(b"content-type", b"application/json"), (b"x-aether-estimated", b"true")]
             return Answered(headers, body=orjson.dumps({"input_tokens": chosen.needs.input_tokens}))
-        begun = await self.attempts.begin(asking.call, chosen, {})
-        self.attempts.ended(begun.target, failed=False)
-        return Answered(begun.reply.headers, body=begun.reply.body)
+        policy = await self._policies.of(asking.caller.org_id)
+        scopes = policy.scopes(asking.caller)
+        # It costs nothing, and takes its place under the limits of requests like every call.
+        place = Demand(id=new_ledger_id(), limits=tuple(policy.limits[s] for s in scopes if s in policy.limits))
+        reservation = await self.meter.admit(place)
+        try:
+            begun = await self.attempts.begin(asking.call, chosen, reservation.cooldowns)
+            self.attempts.ended(begun.target, failed=False)
+        finally:
+            self.meter.release(reservation)
+        return Answered(begun.reply.headers, body=begun.reply.body, reservation=reservation)
 
     async def answer(self, asking: Asking) -> Answered:
         """Raises `AetherError`; nothing is held or owed then."""
         policy, chosen = await self.route(asking)
-        if policy.cache_ttl_s and (hit := await self.cache.find(asking.caller.org_id, asking.call)):
-            return self._from_cache(asking, chosen, hit)
+        if policy.cache_ttl_s and (hit := await self.cache.find(asking.caller.org_id, asking.call, chosen.first.key)):
+            return await self._from_cache(asking, policy, chosen, hit)
         demand, expected = self._demand(asking, policy, chosen)
         reservation = await self.meter.admit(demand)
         passage = _Call(self, asking, policy, reservation, expected, chosen)
@@ -121,11 +136,11 @@ class Gateway:
         """What this call may take at most, and its entry as it would be should this process die."""
         caller, needs, first = asking.caller, chosen.needs, chosen.first
         scopes = policy.scopes(caller)
-        most = Usage(input=needs.input_tokens, output=needs.output_tokens or first.model.max_output_tokens)
         chains = [candidate for chain in chosen.fallbacks.values() for candidate in chain]
         reachable = (*chosen.candidates, *chains)
+        most = Usage(input=needs.input_tokens, output=_most_written(asking, chosen, first))
         # For the first and those named to stand in for it. Others an alias may fall back to must not cost more.
-        cost = max(candidate.price_for(most.input).cost(most) for candidate in (first, *chains))
+        cost = max(_worst_cost(asking, chosen, candidate) for candidate in (first, *chains))
         entry = LedgerEntry(
             id=new_ledger_id(),
             org_id=caller.org_id,
@@ -157,10 +172,15 @@ class Gateway:
         )
         return demand, entry
 
-    def _from_cache(self, asking: Asking, chosen: Route, hit: Cached) -> Answered:
-        self.metrics.count("aether_gateway_calls", model=chosen.first.model.id, outcome=Outcome.CACHED.value)
-        headers = [(b"content-type", hit.content_type.encode()), (b"x-aether-cache", b"hit")]
-        return Answered([*headers, *own_headers(asking, header(chosen), 0.0)], body=hit.body)
+    async def _from_cache(self, asking: Asking, policy: Policy, chosen: Route, hit: Cached) -> Answered:
+        """It costs nothing, but is a request like others to the limits, and an entry in the ledger."""
+        demand, expected = self._demand(asking, policy, chosen)
+        free = replace(expected, cost=0, reserved=0, usage=Usage(), is_estimated=False, outcome=Outcome.CACHED)
+        reservation = await self.meter.admit(replace(demand, budgets=(), tokens=0, entry=free))
+        self.meter.finish(reservation, free)
+        self.metrics.count("aether_gateway_calls", model=free.model, outcome=free.outcome.value)
+        headers = [*hit.headers, (b"x-aether-cache", b"hit"), overhead_header(asking, 0.0)]
+        return Answered(headers, body=hit.body, reservation=reservation, is_cached=True)
 
 
 class _Call:
@@ -186,6 +206,8 @@ class _Call:
         gateway, asking, reservation = self._g, self._asking, self._reservation
         outcome: Outcome | None = Outcome.ABORTED
         status = 499
+        # A call whose client left may have been read already, and is then paid for.
+        usage = Usage(input=self._chosen.needs.input_tokens)
         try:
             cooling = reservation.cooldowns
             if any(credential.id in cooling for credential in self._chosen.first.credentials):
@@ -196,79 +218,66 @@ class _Call:
             )
             outcome = None
         except AetherError as exc:
-            outcome, status = Outcome.FAILED, exc.status
+            outcome, status, usage = Outcome.FAILED, exc.status, Usage()
             raise
         finally:
             if outcome is not None:
-                # Refused, failed or cancelled before the answer began: nothing was written, and nothing is owed.
-                self._settle(self._chosen.first, "", outcome, Usage(), is_estimated=False)
-                self._note(status, None, 0.0)
+                self._settle(self._chosen.first, "", outcome, usage, is_estimated=outcome is Outcome.ABORTED)
+                self._note(self._chosen.first, status, None, 0.0)
         return self._answered(begun)
 
     def _is_paid_for(self, candidate: Candidate) -> bool:
-        most = self._expected.usage
-        return candidate.price_for(most.input).cost(most) <= self._expected.reserved
+        return _worst_cost(self._asking, self._chosen, candidate) <= self._expected.reserved
 
     def _answered(self, begun: Begun) -> Answered:
-        asking, policy, reply = self._asking, self._policy, begun.reply
-        route_header = header(self._chosen, begun.target.candidate, begun.failures)
-        headers = [*reply.headers, *own_headers(asking, route_header, begun.waited_s)]
+        asking, reply = self._asking, begun.reply
+        told = header(self._chosen, begun.target.candidate, begun.failures)
+        lasting = [*reply.headers, (b"x-aether-route", printable(told))]
         if reply.notes:
-            headers.append((b"x-aether-not-carried", "; ".join(reply.notes).encode("ascii", "replace")[:1000]))
+            lasting.append((b"x-aether-not-carried", printable("; ".join(reply.notes)[:1000])))
         answered = Answered(
-            headers, reservation=self._reservation, final_object=reply.final_object, error_event=reply.error_event
+            [*lasting, overhead_header(asking, begun.waited_s)],
+            reservation=self._reservation,
+            final_object=reply.final_object,
+            error_event=reply.error_event,
         )
-        if reply.body is None:
-            answered.pieces = self._follow(begun)
+        if reply.pieces is not None:
+            answered.pieces = _Followed(self, begun, reply.pieces, lasting)
             return answered
         answered.body = reply.body
-        self._end(begun, Outcome.COMPLETED, reply.body)
-        if policy.cache_ttl_s:
-            cached = Cached.of(reply.headers, reply.body)
-            self._g.cache.keep(asking.caller.org_id, asking.call, cached, policy.cache_ttl_s)
+        self.end(begun, Outcome.COMPLETED, reply.body)
+        self.keep(lasting, reply.body or b"")
         return answered
 
-    async def _follow(self, begun: Begun) -> AsyncGenerator[bytes, None]:
-        """The stream, and when it ends in whatever way the settlement."""
-        reply, ttl_s = begun.reply, self._policy.cache_ttl_s
-        assert reply.pieces is not None  # noqa: S101 - a reply has one of the two
-        outcome = Outcome.ABORTED
-        kept = bytearray()
-        try:
-            async with aclosing(reply.pieces) as pieces:
-                async for piece in pieces:
-                    if ttl_s and len(kept) <= AnswerCache.MAX_BYTES:
-                        kept += piece
-                    yield piece
-            outcome = Outcome.COMPLETED
-        except AetherError:
-            outcome = Outcome.FAILED
-            raise
-        finally:
-            self._end(begun, outcome, None)
-        if ttl_s:
-            cached = Cached.of(reply.headers, bytes(kept))
-            self._g.cache.keep(self._asking.caller.org_id, self._asking.call, cached, ttl_s)
+    @property
+    def keeps(self) -> bool:
+        return bool(self._policy.cache_ttl_s)
 
-    def _end(self, begun: Begun, outcome: Outcome, body: bytes | None) -> None:
-        tally = begun.reply.tally
-        self._g.attempts.ended(begun.target, failed=outcome is Outcome.FAILED)
+    def keep(self, headers: Headers, body: bytes) -> None:
+        """Remember the answer, if this organisation wants that."""
+        if ttl_s := self._policy.cache_ttl_s:
+            org_id, call = self._asking.caller.org_id, self._asking.call
+            self._g.cache.keep(org_id, call, self._chosen.first.key, Cached(tuple(headers), body), ttl_s)
+
+    def end(self, begun: Begun, outcome: Outcome, body: bytes | None) -> None:
+        """The answer is over, in whatever way."""
+        tally, target = begun.reply.tally, begun.target
         usage = tally.usage
         # Of a stream that broke off the output is told by no one: its events are counted, about a token each.
-        is_estimated = usage is None or not tally.is_whole
-        if is_estimated:
+        is_estimated = usage is None or not tally.is_whole or tally.has_failed
+        if usage is None or is_estimated:
             written = len(body) // 4 if body is not None else tally.events
             read = usage.input if usage else self._chosen.needs.input_tokens
             usage = Usage(read, max(written, usage.output if usage else 0))
-        assert usage is not None  # noqa: S101 - estimated above when nobody told
-        target = begun.target
+        self._g.attempts.ended(target, failed=outcome is Outcome.FAILED, tokens=usage.input + usage.output)
         self._settle(target.candidate, target.credential.id, outcome, usage, is_estimated=is_estimated)
-        self._note(begun.reply.status, body, begun.waited_s)
+        self._note(target.candidate, begun.reply.status, body, begun.waited_s)
 
     def _settle(
         self, candidate: Candidate, credential: str, outcome: Outcome, usage: Usage, *, is_estimated: bool
     ) -> None:
         elapsed_s = time.perf_counter() - self._asking.started
+        usage = Usage(*(min(tokens, _MOST_TOKENS) for tokens in astuple(usage)))
         price, model = candidate.price_for(usage.input), candidate.model.id
         entry = replace(
             self._expected,
@@ -288,11 +297,11 @@ class _Call:
         metrics.count("aether_gateway_tokens", usage.input, model=model, direction="in")
         metrics.count("aether_gateway_tokens", usage.output, model=model, direction="out")
 
-    def _note(self, status: int, body: bytes | None, waited_s: float) -> None:
+    def _note(self, candidate: Candidate, status: int, body: bytes | None, waited_s: float) -> None:
         mode = self._policy.log_mode
         if mode == "off":
             return
-        asking, first = self._asking, self._chosen.first
+        asking = self._asking
         elapsed_s = time.perf_counter() - asking.started
         self._g.log.add(
             Logged(
@@ -300,22 +309,74 @@ class _Call:
                 org_id=asking.caller.org_id,
                 user_id=asking.caller.user_id,
                 at=self._expected.at,
-                model=first.model.id,
-                provider=first.provider.id,
+                model=candidate.model.id,
+                provider=candidate.provider.id,
                 dialect=asking.endpoint,
                 status=status,
                 duration_ms=int(elapsed_s * 1000),
                 overhead_ms=(elapsed_s - waited_s) * 1000,
-                request=asking.call.raw if mode == "full" else None,
+                request=asking.call.body if mode == "full" else None,
                 answer=body if mode == "full" else None,
             )
         )
 
 
-def own_headers(asking: Asking, route_header: str, waited_s: float) -> Headers:
-    """Why this model, and how long the request was with us before and beside the provider."""
-    overhead_ms = (time.perf_counter() - asking.started - waited_s) * 1000
-    return [
-        (b"x-aether-route", route_header.encode("ascii", "replace")),
-        (b"x-aether-overhead-ms", b"%.2f" % overhead_ms),
-    ]
+class _Followed(Pieces):
+    """A stream, and the settlement of its call when it ends in whatever way."""
+
+    def __init__(self, call: _Call, begun: Begun, pieces: Pieces, headers: Headers) -> None:
+        self._call = call
+        self._begun = begun
+        self._pieces = pieces
+        self._headers = headers
+        self._kept: bytearray | None = bytearray() if call.keeps else None
+        self._is_over = False
+
+    async def __anext__(self) -> bytes:
+        if self._is_over:
+            raise StopAsyncIteration
+        try:
+            piece = await anext(self._pieces)
+        except StopAsyncIteration:
+            self._end(Outcome.FAILED if self._begun.reply.tally.has_failed else Outcome.COMPLETED)
+            raise
+        except AetherError:
+            self._end(Outcome.FAILED)
+            raise
+        if self._kept is not None:
+            self._kept += piece
+            if len(self._kept) > AnswerCache.MAX_BYTES:
+                self._kept = None
+        return piece
+
+    async def aclose(self) -> None:
+        tally = self._begun.reply.tally
+        if not self._is_over:
+            # A client that has seen the last event may leave before the stream is closed behind it.
+            self._end(Outcome.COMPLETED if tally.is_whole and not tally.has_failed else Outcome.ABORTED)
+        await self._pieces.aclose()
+
+    def _end(self, outcome: Outcome) -> None:
+        self._is_over = True
+        self._call.end(self._begun, outcome, None)
+        tally = self._begun.reply.tally
+        if outcome is Outcome.COMPLETED and tally.is_complete and self._kept is not None:
+            self._call.keep(self._headers, bytes(self._kept))
+
+
+def overhead_header(asking: Asking, waited_s: float) -> tuple[bytes, bytes]:
+    """How long the request was with us, before and beside the provider."""
+    return b"x-aether-overhead-ms", b"%.2f" % ((time.perf_counter() - asking.started - waited_s) * 1000)
+
+
+def _most_written(asking: Asking, chosen: Route, candidate: Candidate) -> int:
+    """Tokens this candidate may write at most, over all answers that were asked for."""
+    answers = asking.call.raw.get("n")
+    count = answers if asking.endpoint == "openai-chat" and isinstance(answers, int) and answers > 1 else 1
+    return count * (chosen.needs.output_tokens or candidate.model.max_output_tokens)
+
+
+def _worst_cost(asking: Asking, chosen: Route, candidate: Candidate) -> int:
+    read = chosen.needs.input_tokens
+    most = Usage(input=read, output=_most_written(asking, chosen, candidate))
+    return candidate.price_for(read).worst(most, candidate.provider.timeouts.total)

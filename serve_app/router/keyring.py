@@ -9,6 +9,7 @@ from pydantic import SecretStr
 
 from configs.catalog import CredentialSource, ProviderEntry
 from serve_app.core.domain.ids import OrgId
+from serve_app.core.domain.spending import Limit, Scope
 from serve_app.core.errors import AetherError, CorruptedError
 from serve_app.core.services.sealing import Sealer, seal_context
 from serve_app.core.stores.secrets.base import SecretSource
@@ -29,6 +30,8 @@ class Credential:
     provider: str
     secret: SecretStr | None = None
     """None for a provider that needs no key."""
+    limit: Limit | None = None
+    """What goes through this key at most, over all who use it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +136,10 @@ class Keyring:
     def _platform_keys(self, provider: ProviderEntry) -> Iterator[Credential]:
         for source in provider.credentials:
             if secret := self._find(source):
-                yield Credential(f"env:{source.env}" if source.env else f"vault:{source.vault}", provider.id, secret)
+                name = f"env:{source.env}" if source.env else f"vault:{source.vault}"
+                given = (source.requests_per_minute, source.tokens_per_minute, source.concurrency)
+                limit = Limit(Scope("credential", name), *given) if any(given) else None
+                yield Credential(name, provider.id, secret, limit)
 
     def _find(self, source: CredentialSource) -> SecretStr | None:
         return self._env_keys.get(source.env) if source.env else self._read.get(source.vault or "")

@@ -4,20 +4,21 @@ import asyncio
 import base64
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
-from configs.catalog import Catalog
+from configs.catalog import Catalog, ProviderEntry
 from serve_app.core.clock import Clock
 from serve_app.core.domain.callers import Caller
 from serve_app.core.domain.ids import OrgId
 from serve_app.core.domain.spending import Budget, Limit, Scope
 from serve_app.core.errors import UnavailableError
 from serve_app.core.telemetry import get_logger
-from serve_app.router.keyring import Keyring, OrgKey
+from serve_app.router.keyring import Credential, Keyring, OrgKey
 from serve_app.router.view import View, build_view, read_own
 
 _FRESH_S = 2.0
+_STALE_S = 5.0
 _USABLE_S = 60.0
 _MAX_ORGANISATIONS = 2_000
 
@@ -56,7 +57,10 @@ class _Held:
 
 
 class Policies:
-    """A policy is at most two seconds old while the database answers, and a minute when it does not."""
+    """A policy is at most five seconds old while the database answers, and a minute when it does not.
+
+    In use it is read again every two seconds, and nobody waits for that.
+    """
 
     def __init__(
         self,
@@ -85,8 +89,9 @@ class Policies:
         if held.reading is None:
             # Nobody waits for a newer one as long as there is one that may still be used.
             held.reading = asyncio.create_task(self._read_again(org_id, held), name="read policy")
-        if age_s < _USABLE_S:
+        if age_s < _STALE_S:
             return held.policy
+        # It was not asked for in a while. Should the database be away, the old one is good for a minute.
         return await asyncio.shield(held.reading)
 
     async def close(self) -> None:
@@ -126,19 +131,6 @@ class Policies:
     def _build(self, org_id: OrgId, raw: Mapping[str, Any]) -> Policy:
         own = read_own(raw["providers"], raw["models"], raw["aliases"])
         keys = [OrgKey(key["id"], key["provider"], base64.b64decode(key["sealed"])) for key in raw["keys"]]
-        view = build_view(
-            self._catalog,
-            org_id,
-            own,
-            lambda provider, own_only: self._keyring.credentials(provider, org_id, keys, own_only=own_only),
-            today=self._clock.now().date(),
-        )
-        if view.bad:
-            get_logger().warning("catalogue entries left out", org_id=org_id, entries=view.bad)
-        groups: dict[str, tuple[str, ...]] = {}
-        for group in raw["groups"]:
-            for user in group["members"]:
-                groups[user] = (*groups.get(user, ()), group["id"])
         organisation = Scope("organisation", org_id)
         limits: dict[Scope, Limit] = {}
         if self._default_limit is not None:
@@ -147,6 +139,24 @@ class Policies:
         for limit in raw["limits"]:
             scope = Scope(limit["scope_kind"], limit["scope_id"])
             limits[scope] = Limit(scope, limit["requests"], limit["tokens"], limit["concurrency"])
+
+        def credentials(provider: ProviderEntry, own_only: bool) -> tuple[Credential, ...]:
+            found = self._keyring.credentials(provider, org_id, keys, own_only=own_only)
+            return tuple(replace(key, limit=limits.get(Scope("credential", key.id), key.limit)) for key in found)
+
+        view = build_view(
+            self._catalog,
+            org_id,
+            own,
+            credentials,
+            today=self._clock.now().date(),
+        )
+        if view.bad:
+            get_logger().warning("catalogue entries left out", org_id=org_id, entries=view.bad)
+        groups: dict[str, tuple[str, ...]] = {}
+        for group in raw["groups"]:
+            for user in group["members"]:
+                groups[user] = (*groups.get(user, ()), group["id"])
         budgets: dict[Scope, list[Budget]] = {}
         for budget in raw["budgets"]:
             scope = Scope(budget["scope_kind"], budget["scope_id"])

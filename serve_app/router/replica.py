@@ -30,6 +30,7 @@ from serve_app.router.cache import AnswerCache
 from serve_app.router.conversation import Conversations
 from serve_app.router.endpoints import Endpoints
 from serve_app.router.gateway import Gateway
+from serve_app.router.housekeeping import Housekeeping
 from serve_app.router.keyring import Keyring
 from serve_app.router.loads import Loads
 from serve_app.router.models import ModelList
@@ -38,6 +39,9 @@ from serve_app.router.providers.local import Inference
 from serve_app.router.request_log import RequestLog
 from serve_app.router.upstream import Bounds, Upstream
 from serve_app.router.ways import DialectWays
+
+_PROBE_S = 15.0
+"""A probe whose client left tells nothing: so long until the next."""
 
 
 class RouterReplica:
@@ -63,19 +67,19 @@ class RouterReplica:
         )
         self._upstream = Upstream(bounds, allows_private=gateway.allow_private_providers)
         self._limits = RedisLimitStore(redis_url, f"router-{secrets.token_hex(6)}")
-        self._health = RedisHealthStore(redis_url)
+        self._health = RedisHealthStore(redis_url, probe_s=_PROBE_S)
         self._cached = RedisCache(redis_url)
         self._meter = Meter(self._limits, SqlLedgerRepository(self._database), metrics)
         self._vault = _vault(settings)
         self._keyring = Keyring(provider_keys, self._vault, Sealer(settings.sealing_keys))
-        self._policies = Policies(
-            catalog, SqlGatewayRepository(self._database), self._keyring, clock, _default_limit(gateway)
-        )
+        repository = SqlGatewayRepository(self._database)
+        self._housekeeping = Housekeeping(repository)
+        self._policies = Policies(catalog, repository, self._keyring, clock, _default_limit(gateway))
         self._cache = AnswerCache(self._cached)
         self._log = RequestLog(SqlRequestLogRepository(self._database))
         loads = Loads()
         ways = DialectWays(self._upstream, inference, bounds)
-        attempts = Attempts(ways, self._keyring, self._health, loads, clock, metrics)
+        attempts = Attempts(ways, self._keyring, self._meter, self._health, loads, clock, metrics)
         hub = Gateway(
             self._policies, attempts, self._meter, self._health, loads, self._cache, self._log, clock, metrics
         )
@@ -92,7 +96,6 @@ class RouterReplica:
         async with self._lock:
             if self._has_started:
                 return
-            self._has_started = True
             closing = self._closing
             for resource in (self._database, self._limits, self._health, self._cached, self._upstream):
                 closing.push_async_callback(resource.close)
@@ -103,8 +106,10 @@ class RouterReplica:
             closing.push_async_callback(self._keyring.close)
             await self._meter.start()
             closing.push_async_callback(self._meter.close)
-            for owner in (self._cache, self._log, self._policies):
+            await self._housekeeping.start()
+            for owner in (self._housekeeping, self._cache, self._log, self._policies):
                 closing.push_async_callback(owner.close)
+            self._has_started = True
 
     async def close(self) -> None:
         await self._closing.aclose()

@@ -6,26 +6,27 @@ from typing import Any
 import orjson
 
 # One JSON token: a string, a bracket, or the bytes between. Escapes inside strings are stepped over as a whole.
-_STRING_VALUE = re.compile(rb'\s*:\s*("(?:[^"\\]|\\.)*")', re.DOTALL)
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s"{}\[\],:]+', re.DOTALL)
+_STRING_VALUE = re.compile(rb'\s*+:\s*+("(?:[^"\\]++|\\.)*+")', re.DOTALL)
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[{}\[\],:]|[^\s"{}\[\],:]++', re.DOTALL)
 
 
 def with_member(body: bytes, name: str, value: Any) -> bytes:
-    """`body`, a valid JSON object, with `name` set at its top level; added behind the last member when it is not there.
-
-    A `name` that does not stand at the top level must not stand anywhere else: true of those a checked request has.
+    """`body`, a JSON object that has the member `name` at its top level, with another value for it.
 
     Where a name stands more than once every one is set: parsers differ in which they believe.
     """
     new = orjson.dumps(value)
     spans = _spans(body, name)
-    if not spans:
-        end = body.rindex(b"}")
-        comma = b"" if body[:end].strip() == b"{" else b","
-        return body[:end] + comma + orjson.dumps(name) + b":" + new + body[end:]
     for start, end in reversed(spans):
         body = body[:start] + new + body[end:]
     return body
+
+
+def with_new_member(body: bytes, name: str, value: Any) -> bytes:
+    """`body`, a JSON object without the member `name`, with it behind the last one."""
+    end = body.rindex(b"}")
+    comma = b"" if body[:end].strip() == b"{" else b","
+    return body[:end] + comma + orjson.dumps(name) + b":" + orjson.dumps(value) + body[end:]
 
 
 def _spans(body: bytes, name: str) -> list[tuple[int, int]]:
@@ -33,12 +34,9 @@ def _spans(body: bytes, name: str) -> list[tuple[int, int]]:
     quoted = b'"' + name.encode() + b'"'
     # A name may be written with escapes, which for ASCII all begin so. Without them it stands there as it is, and where
     # it stands once that is the place, whatever surrounds it: the hot path reads no further.
-    if b"\\u00" not in body:
-        count = body.count(quoted)
-        if count == 0:
-            return []
-        if count == 1 and (value := _STRING_VALUE.match(body, body.index(quoted) + len(quoted))):
-            return [value.span(1)]
+    stands_once = b"\\u00" not in body and body.count(quoted) == 1
+    if stands_once and (value := _STRING_VALUE.match(body, body.index(quoted) + len(quoted))):
+        return [value.span(1)]
     depth = 0
     is_key = False
     wanted = False

@@ -31,9 +31,12 @@ class Bounds:
 class Incoming:
     """An answer whose head has come."""
 
-    def __init__(self, response: aiohttp.ClientResponse, timeouts: Timeouts, bounds: Bounds) -> None:
+    def __init__(
+        self, response: aiohttp.ClientResponse, timeouts: Timeouts, bounds: Bounds, first_token_at: float
+    ) -> None:
         self._response = response
         self._timeouts = timeouts
+        self._first_token_at = first_token_at
         self._bounds = bounds
         self.status = response.status
         self.headers = response.headers
@@ -50,19 +53,21 @@ class Incoming:
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """The body as it comes."""
         size = 0
-        patience_s = self._timeouts.first_token
+        deadline = self._first_token_at
+        loop = asyncio.get_running_loop()
         content = self._response.content
         while True:
             with _translated():
-                async with asyncio.timeout(patience_s):
+                async with asyncio.timeout_at(deadline):
                     chunk = await content.readany()
             if not chunk:
                 return
             size += len(chunk)
             if size > self._bounds.answer_bytes:
                 raise ProviderError("The provider's answer is too long.", max_bytes=self._bounds.answer_bytes)
-            patience_s = self._timeouts.between_tokens
             yield chunk
+            # What the client takes its time for is not the provider's.
+            deadline = loop.time() + self._timeouts.between_tokens
 
     def close(self) -> None:
         """End the exchange. A connection whose answer was read to its end is kept, any other one is closed."""
@@ -126,13 +131,14 @@ class Upstream:
         timeout = aiohttp.ClientTimeout(
             total=timeouts.total, sock_connect=timeouts.connect, connect=None, sock_read=None, ceil_threshold=1e9
         )
+        first_token_at = asyncio.get_running_loop().time() + timeouts.first_token
         with _translated():
-            async with asyncio.timeout(timeouts.first_token):
+            async with asyncio.timeout_at(first_token_at):
                 # No redirects: a key is for the address it was given for, and nowhere else.
                 response = await session.post(
                     target, data=body, headers=headers, timeout=timeout, allow_redirects=False
                 )
-        return Incoming(response, timeouts, self._bounds)
+        return Incoming(response, timeouts, self._bounds, first_token_at)
 
     def _session(self, guarded: bool) -> aiohttp.ClientSession:
         """Made when first needed: a session belongs to the event loop it is made in."""
@@ -184,9 +190,19 @@ class PublicResolver(AbstractResolver):
 def _may_be_public(host: str | None) -> bool:
     """False for an address that is not public; a name is judged when it is resolved."""
     try:
-        return ipaddress.ip_address((host or "").partition("%")[0]).is_global
+        address = ipaddress.ip_address((host or "").partition("%")[0])
     except ValueError:
         return bool(host)
+    if isinstance(address, ipaddress.IPv6Address) and any(address in network for network in _CARRYING_IPV4):
+        # What stands inside may be anything, and no provider is reached this way.
+        return False
+    return address.is_global and not address.is_multicast
+
+
+_CARRYING_IPV4 = tuple(
+    ipaddress.IPv6Network(network)
+    for network in ("::/96", "::ffff:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")
+)
 
 
 def _private(host: str | None) -> InvalidRequestError:

@@ -15,12 +15,17 @@ ANTHROPIC_VERSION = "2023-06-01"
 
 @dataclass(frozen=True)
 class Wire:
-    """`last_event` are the bytes of which one stands in the event that ends a whole stream."""
+    """How the lines begin that end a stream: `ends` whole, `stops` cut short by the provider, `fails` with an error.
+
+    Only what begins a line counts: JSON has no line ends in its strings, so no model's words can look like it.
+    """
 
     path: str
     sign: Callable[[str], Headers]
     usage: Callable[[Mapping[str, Any]], Usage | None]
-    last_event: tuple[bytes, ...]
+    ends: tuple[bytes, ...]
+    fails: tuple[bytes, ...]
+    stops: tuple[bytes, ...] = ()
     forwards: frozenset[bytes] = frozenset()
     """Headers of the client that belong to the dialect and go with the request."""
 
@@ -39,7 +44,7 @@ def _x_goog_api_key(secret: str) -> Headers:
 
 def _count(holder: Any, name: str) -> int:
     value = holder.get(name) if isinstance(holder, Mapping) else None
-    return value if isinstance(value, int) and value > 0 else 0
+    return value if type(value) is int and value > 0 else 0
 
 
 def openai_usage(body: Mapping[str, Any]) -> Usage | None:
@@ -87,6 +92,10 @@ def anthropic_usage(body: Mapping[str, Any]) -> Usage | None:
     )
 
 
+def begins_line(whole: bytes, marks: tuple[bytes, ...]) -> bool:
+    return any(mark in whole and (whole.startswith(mark) or b"\n" + mark in whole) for mark in marks)
+
+
 def later(before: Usage | None, now: Usage) -> Usage:
     """Streams tell their tokens in parts, and each number only grows."""
     if before is None:
@@ -104,19 +113,28 @@ EMBEDDINGS_PATH = "/embeddings"
 COUNT_TOKENS_PATH = "/v1/messages/count_tokens"
 
 WIRES: Mapping[Dialect, Wire] = {
-    Dialect.OPENAI_CHAT: Wire("/chat/completions", _bearer, openai_usage, (b"data: [DONE]", b"data:[DONE]")),
+    Dialect.OPENAI_CHAT: Wire(
+        "/chat/completions",
+        _bearer,
+        openai_usage,
+        (b"data: [DONE]", b"data:[DONE]"),
+        (b'data: {"error"', b'data:{"error"'),
+    ),
     Dialect.OPENAI_RESPONSES: Wire(
         "/responses",
         _bearer,
         responses_usage,
-        (b"response.completed", b"response.incomplete", b"response.failed", b'"type":"error"', b'"type": "error"'),
+        (b"event: response.completed", b'data: {"type":"response.completed"'),
+        (b"event: response.failed", b'data: {"type":"response.failed"', b"event: error", b'data: {"type":"error"'),
+        (b"event: response.incomplete", b'data: {"type":"response.incomplete"'),
     ),
     Dialect.ANTHROPIC: Wire(
         "/v1/messages",
         _x_api_key,
         anthropic_usage,
-        (b"message_stop", b"event: error"),
-        frozenset({b"anthropic-version", b"anthropic-beta"}),
+        (b"event: message_stop", b'data: {"type":"message_stop"'),
+        (b"event: error", b'data: {"type":"error"'),
+        forwards=frozenset({b"anthropic-version", b"anthropic-beta"}),
     ),
 }
 """The formats that can be relayed: those clients speak to us."""

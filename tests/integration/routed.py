@@ -72,6 +72,14 @@ class Routed:
                 await asyncio.sleep(0.02)
         return list(found)
 
+    async def entry_of(self, answer: httpx.Response) -> LedgerEntry:
+        async with asyncio.timeout(5):
+            while True:
+                for entry in await self.entries():
+                    if entry.request_id == answer.headers["x-request-id"]:
+                        return entry
+                await asyncio.sleep(0.02)
+
     async def entry(self) -> LedgerEntry:
         """The only one."""
         (entry,) = await self.entries()

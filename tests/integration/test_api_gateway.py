@@ -283,5 +283,5 @@ async def test_members_change_nothing_and_see_no_settings(services: Services, po
             *((method, f"{noun}/x") for noun in ("models", "model-aliases", "providers") for method in ("GET", "PUT", "DELETE")),
             ("GET", "models"), ("GET", "model-aliases"), ("GET", "providers"),
         ]:  # fmt: skip
-            body = {} if method in {"PUT", "POST", "PATCH"} else None
+            body: dict[str, str] | None = {} if method in {"PUT", "POST", "PATCH"} else None
             problem(await client.request(method, f"/api/v1/{path}", json=body), 403, "forbidden")

@@ -289,8 +289,8 @@ async def test_stored_responses(name: str, chat: openai.AsyncOpenAI, double: Dou
     first = await chat.responses.create(model=name, input="my name is Ada", instructions="be brief")
     assert (first.output_text, first.status) == ("hi", "completed")
     assert (await chat.responses.retrieve(first.id)).output_text == "hi"
-    items = [item async for item in chat.responses.input_items.list(first.id)]
-    assert [item.content[0].text for item in items if item.type == "message"] == ["my name is Ada"]
+    items = [item.to_dict() async for item in chat.responses.input_items.list(first.id)]
+    assert [item["content"] for item in items] == [[{"type": "input_text", "text": "my name is Ada"}]]
     double.plays(Json(response_answer(response_id="resp_2")), on="/responses")
     second = await chat.responses.create(model=name, input="what is it?", previous_response_id=first.id)
     assert (await chat.responses.retrieve(second.id)).previous_response_id == first.id

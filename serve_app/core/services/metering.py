@@ -177,7 +177,12 @@ class Meter:
         held = self._held.get(reservation.id)
         if held is None or held.is_finished:
             return
-        held.entry, held.cost, held.is_finished = encode_entry(entry), entry.cost, True
+        try:
+            held.entry, held.cost = encode_entry(entry), entry.cost
+        except (TypeError, ValueError) as exc:
+            # What cannot be written is charged as reserved, which is what `held` says until now.
+            get_logger().error("ledger entry cannot be encoded", entry=entry.id, exc_info=exc)
+        held.is_finished = True
         held.tokens = entry.usage.input + entry.usage.output
         self._ended.append(held)
         self._to_write.append(held)

@@ -86,13 +86,18 @@ def _media(blob: Object) -> Media:
 
 def usage_of(told: Object) -> Usage:
     """Google counts thoughts beside the answer, and what its tools read beside the prompt."""
-    thoughts = told.get("thoughtsTokenCount") or 0
+    thoughts = _count(told, "thoughtsTokenCount")
     return Usage(
-        input=(told.get("promptTokenCount") or 0) + (told.get("toolUsePromptTokenCount") or 0),
-        output=(told.get("candidatesTokenCount") or 0) + thoughts,
-        cached=told.get("cachedContentTokenCount") or 0,
+        input=_count(told, "promptTokenCount") + _count(told, "toolUsePromptTokenCount"),
+        output=_count(told, "candidatesTokenCount") + thoughts,
+        cached=_count(told, "cachedContentTokenCount"),
         reasoning=thoughts,
     )
+
+
+def _count(told: Object, name: str) -> int:
+    value = told.get(name)
+    return value if isinstance(value, int) and value > 0 else 0
 
 
 def stop_of(candidate: Object, *, has_calls: bool) -> Stop:

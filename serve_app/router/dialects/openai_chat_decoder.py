@@ -91,7 +91,8 @@ class ChatStreamDecoder:
         if error := choice.get("error"):
             raise reported(error)
         yield from self._delta(choice.get("delta") or {})
-        if finish := choice.get("finish_reason"):
+        finish = choice.get("finish_reason")
+        if finish and isinstance(finish, str):
             if finish == "error":
                 raise ProviderError("The provider stopped with an error.")
             self._finish, self._sequence = finish, sequence_of(choice)

@@ -79,17 +79,22 @@ def usage_of(told: Object | None) -> Usage:
     if not told:
         return Usage()
     read, written = told.get("prompt_tokens_details") or {}, told.get("completion_tokens_details") or {}
-    prompt, completion = told.get("prompt_tokens") or 0, told.get("completion_tokens") or 0
-    reasoning = written.get("reasoning_tokens") or 0
+    prompt, completion = _count(told, "prompt_tokens"), _count(told, "completion_tokens")
+    reasoning = _count(written, "reasoning_tokens")
     if reasoning and told.get("total_tokens") == prompt + completion + reasoning:
         completion += reasoning  # xAI counts what was thought beside what was said
     return Usage(
         input=prompt,
         output=completion,
-        cached=read.get("cached_tokens") or told.get("prompt_cache_hit_tokens") or 0,
-        cache_written=read.get("cache_write_tokens") or 0,
+        cached=_count(read, "cached_tokens") or _count(told, "prompt_cache_hit_tokens"),
+        cache_written=_count(read, "cache_write_tokens"),
         reasoning=reasoning,
     )
+
+
+def _count(told: Object, name: str) -> int:
+    value = told.get(name)
+    return value if isinstance(value, int) and value > 0 else 0
 
 
 def told_usage(usage: Usage) -> dict[str, Any]:

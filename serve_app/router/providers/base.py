@@ -1,13 +1,13 @@
 """The port of every way to a model: a call goes out, and a reply comes back that has begun to speak."""
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import orjson
 
 from configs.catalog import ModelEntry, ProviderEntry
-from serve_app.core.domain.spending import Usage
+from serve_app.core.domain.spending import Reservation, Usage
 from serve_app.core.errors import AetherError, ProviderError
 from serve_app.router.dialects.canonical import Dialect
 from serve_app.router.keyring import Credential
@@ -37,6 +37,8 @@ class Target:
     candidate: Candidate
     credential: Credential
     dialect: Dialect
+    place: Reservation | None = None
+    """What it holds of the key's own limits."""
 
     @property
     def model(self) -> ModelEntry:
@@ -52,27 +54,43 @@ class Target:
         return self.candidate.is_own_provider
 
 
+class Pieces(Protocol):
+    """A stream for a client. Whoever holds it calls `aclose`, also when it never asked for a piece; twice is harmless.
+
+    It ends early by raising `AetherError`; nothing has been lost of what it gave before.
+    """
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes: ...
+
+    async def aclose(self) -> None: ...
+
+
 @dataclass
 class Tally:
-    """What is known of an answer's tokens while it is passing."""
+    """What is known of an answer while it is passing."""
 
     usage: Usage | None = None
     events: int = 0
     """Of a stream: about one token each."""
     is_whole: bool = False
+    """Its last event has come."""
+    has_failed: bool = False
+    """That one told of a failure of the provider."""
+    is_complete: bool = True
+    """False when the provider says that it stopped early."""
 
 
 @dataclass
 class Reply:
-    """An answer that has begun. Exactly one of `body` and `pieces` is set; whoever holds it closes `pieces`.
-
-    `pieces` ends early by raising `AetherError`; nothing has been lost of what it gave before.
-    """
+    """An answer that has begun. Exactly one of `body` and `pieces` is set."""
 
     status: int = 200
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     body: bytes | None = None
-    pieces: AsyncGenerator[bytes, None] | None = None
+    pieces: Pieces | None = None
     tally: Tally = field(default_factory=Tally)
     notes: tuple[str, ...] = ()
     """What the client said and this provider cannot be told."""

@@ -1,13 +1,16 @@
 """A provider's stream on its way to a client: read by whole events, changed as its dialect wants, closed in any case."""
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from typing import Protocol
+import asyncio
+from contextlib import suppress
+from typing import Protocol, Self
 
-from serve_app.core.errors import ProviderError
-from serve_app.router.providers.base import Tally
+from serve_app.core.errors import AetherError, ProviderError
+from serve_app.router.providers.base import Pieces, Tally
 from serve_app.router.providers.transport import Incoming
 from serve_app.router.sse import EventSplitter
+
+_GOODBYE_S = 0.25
+"""How long a provider that has said everything may take to end the stream, so that its connection can be kept."""
 
 
 class Reader(Protocol):
@@ -24,47 +27,67 @@ class Reader(Protocol):
         ...
 
 
-class Passage:
-    """Owns the incoming stream from `begin` on."""
+class Passage(Pieces):
+    """Owns the incoming stream. A class and not a generator: one that was never begun would never be closed."""
 
     def __init__(self, incoming: Incoming, reader: Reader, event_bytes: int) -> None:
         self._incoming = incoming
         self._chunks = incoming.chunks()
         self._reader = reader
         self._splitter = EventSplitter(event_bytes)
+        self._first: bytes | None = None
+        self._is_over = False
 
-    async def begin(self) -> AsyncGenerator[bytes, None]:
-        """Wait for the first bytes for the client; what comes back gives these and all that follow.
+    async def begin(self) -> Self:
+        """Wait for the first bytes for the client.
 
         Raises:
             AetherError: nothing has been given to anybody yet, so somebody else may be asked.
         """
-        has_begun = False
         try:
-            async for chunk in self._chunks:
-                if (whole := self._splitter.feed(chunk)) and (first := self._reader.take(whole)):
-                    has_begun = True
-                    return self._pieces(first)
-            raise ProviderError("The provider ended the stream before it began.")
-        finally:
-            if not has_begun:
-                await self._close()
+            self._first = await self._next()
+            if self._first is None:
+                raise ProviderError("The provider ended the stream before it began.")
+        except BaseException:
+            await self.aclose()
+            raise
+        return self
 
-    async def _pieces(self, first: bytes) -> AsyncGenerator[bytes, None]:
-        reader, splitter = self._reader, self._splitter
-        try:
-            async with aclosing(self._chunks) as chunks:
-                yield first
-                async for chunk in chunks:
-                    if (whole := splitter.feed(chunk)) and (piece := reader.take(whole)):
-                        yield piece
-                if piece := reader.rest(splitter.rest()):
-                    yield piece
-            if not reader.tally.is_whole:
-                raise ProviderError("The provider ended the stream before the answer was whole.")
-        finally:
-            self._incoming.close()
+    async def __anext__(self) -> bytes:
+        first, self._first = self._first, None
+        piece = first if first is not None else await self._next()
+        if piece is None:
+            raise StopAsyncIteration
+        return piece
 
-    async def _close(self) -> None:
+    async def aclose(self) -> None:
+        self._is_over = True
         await self._chunks.aclose()
         self._incoming.close()
+
+    async def _next(self) -> bytes | None:
+        """None when the stream is over, and whole. Raises `AetherError` when it broke off."""
+        reader = self._reader
+        while not self._is_over:
+            if reader.tally.is_whole:
+                # Whatever happens now: nothing of the answer is missing.
+                await self._say_goodbye()
+                return None
+            try:
+                chunk = await anext(self._chunks)
+            except StopAsyncIteration:
+                self._is_over = True
+                if piece := reader.rest(self._splitter.rest()):
+                    return piece
+                break
+            if (whole := self._splitter.feed(chunk)) and (piece := reader.take(whole)):
+                return piece
+        if not reader.tally.is_whole:
+            raise ProviderError("The provider ended the stream before the answer was whole.")
+        return None
+
+    async def _say_goodbye(self) -> None:
+        with suppress(AetherError, TimeoutError, StopAsyncIteration):
+            async with asyncio.timeout(_GOODBYE_S):
+                await anext(self._chunks)
+        await self.aclose()

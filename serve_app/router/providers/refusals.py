@@ -45,7 +45,8 @@ def raise_for(status: int | None, headers: Mapping[str, str], body: bytes, diale
     kind = str(told.get("type") or told.get("code") or told.get("status") or "")
     wait = _retry_after_s(headers)
     more: dict[str, Any] = {} if wait is None else {"retry_after_s": wait}
-    if status in {401, 403} or kind in {"authentication_error", "permission_error"}:
+    # 403 is for a file, a model or a region as often as for a key, and a key belongs to everybody who uses it.
+    if status in {401, 402} or kind in {"authentication_error", "billing_error"}:
         raise MisconfiguredError("The provider refuses the key it was called with.", provider_status=status)
     if status == 429 or kind == "rate_limit_error":
         raise RateLimitedError("The provider asks for patience.", provider_status=status, **more)
@@ -96,7 +97,7 @@ def _retry_after_s(headers: Mapping[str, str]) -> float | None:
     if seconds is None:
         try:
             seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-        except ValueError:
+        except (ValueError, OverflowError, TypeError):
             return None
     return min(max(seconds, 0.0), _MAX_WAIT_S)
 

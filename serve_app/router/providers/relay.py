@@ -7,11 +7,12 @@ import orjson
 
 from serve_app.core.errors import ProviderError
 from serve_app.router.dialects.canonical import Dialect
+from serve_app.router.headers import printable
 from serve_app.router.providers.base import Call, Provider, Reply, Tally, Target, parsed
 from serve_app.router.providers.passage import Passage
 from serve_app.router.providers.refusals import raise_for
 from serve_app.router.providers.transport import Incoming, Outgoing, Transport
-from serve_app.router.splice import with_member
+from serve_app.router.splice import with_member, with_new_member
 from serve_app.router.sse import events
 from serve_app.router.upstream import Bounds
 from serve_app.router.wire import (
@@ -21,6 +22,7 @@ from serve_app.router.wire import (
     WIRES,
     Headers,
     Wire,
+    begins_line,
     later,
     openai_usage,
 )
@@ -33,6 +35,7 @@ _PASSED_BACK = {
 }
 _PATHS = {"embeddings": EMBEDDINGS_PATH, "count_tokens": COUNT_TOKENS_PATH}
 _ASK_USAGE = {"include_usage": True}
+_MOST_HELD = 64 * 1024
 
 
 class RelayProvider(Provider):
@@ -55,8 +58,8 @@ class RelayProvider(Provider):
         if not incoming.headers.get("content-type", "").startswith("text/event-stream"):
             incoming.close()
             raise ProviderError("The provider answered with something that is not a stream.")
-        reader = _Reader(wire, call.dialect, keeps_usage=keeps_usage)
         headers = _answer_headers(incoming)
+        reader = _Reader(wire, call.dialect, keeps_usage=keeps_usage)
         pieces = await Passage(incoming, reader, self._bounds.event_bytes).begin()
         return Reply(headers=headers, pieces=pieces, tally=reader.tally, final_object=lambda: reader.response)
 
@@ -79,6 +82,7 @@ class _Reader:
         self._dialect = dialect
         self._keeps_usage = keeps_usage
         self._is_first = True
+        self._held = bytearray()
         self.tally = Tally()
         self.response: Mapping[str, Any] | None = None
         """Of a Responses stream that has ended."""
@@ -87,23 +91,36 @@ class _Reader:
         """See `Reader.take`. An error as the very first event is no beginning: it is raised."""
         tally = self.tally
         if self._is_first:
+            begin = whole.find(b"data:")
+            if begin < 0 and len(self._held) + len(whole) <= _MOST_HELD:
+                # Comments keep a connection open while a model waits for its turn: what follows may still be an error.
+                self._held += whole
+                return b""
             self._is_first = False
-            if b'"error"' in whole[:300]:
+            if b'"error"' in whole[begin : begin + 300]:
                 _raise_if_error(whole, self._dialect)
+            whole = bytes(self._held) + whole
+            self._held.clear()
         tally.events += whole.count(b"data:")
         if b'"usage"' in whole:
             whole = self._take_usage(whole)
-        tally.is_whole = tally.is_whole or self._ends(whole)
+        self._note_end(whole)
         return whole
 
     def rest(self, rest: bytes) -> bytes:
         """See `Reader.rest`. Half an event is worth nothing; a last one that only lacks its empty line is."""
-        if self.tally.is_whole or not self._ends(rest):
+        wire = self._wire
+        if self.tally.is_whole or not begins_line(rest, (*wire.ends, *wire.stops, *wire.fails)):
             return b""
         return self.take(rest + b"\n\n")
 
-    def _ends(self, whole: bytes) -> bool:
-        return any(mark in whole for mark in self._wire.last_event)
+    def _note_end(self, whole: bytes) -> None:
+        tally, wire = self.tally, self._wire
+        if tally.is_whole:
+            return
+        tally.has_failed = begins_line(whole, wire.fails)
+        tally.is_complete = not begins_line(whole, wire.stops)
+        tally.is_whole = tally.has_failed or not tally.is_complete or begins_line(whole, wire.ends)
 
     def _take_usage(self, whole: bytes) -> bytes:
         """Take the tokens from these events, and out of them the chunk the client did not ask for."""
@@ -127,7 +144,10 @@ class _Reader:
 
 def _without(whole: bytes, data: bytes) -> bytes:
     """These events without the one whose data this is."""
-    start = whole.index(data)
+    start = whole.find(data)
+    if start < 0:
+        # Written over several lines, which no vendor does: it stays.
+        return whole
     before = whole.rfind(b"data:", 0, start)
     after = start + len(data)
     while after < len(whole) and whole[after : after + 1] in b"\r\n":
@@ -139,7 +159,8 @@ def _outgoing(call: Call, target: Target) -> tuple[bytes, bool]:
     """The body for the provider, and whether the chunk that tells the tokens is for us alone."""
     body = call.body
     if call.raw.get("model") != target.model.upstream_name:
-        body = with_member(body, "model", target.model.upstream_name)
+        change = with_member if "model" in call.raw else with_new_member
+        body = change(body, "model", target.model.upstream_name)
     asks = (
         call.dialect is Dialect.OPENAI_CHAT
         and call.kind == "chat"
@@ -149,7 +170,8 @@ def _outgoing(call: Call, target: Target) -> tuple[bytes, bool]:
     )
     if asks:
         options: Mapping[str, Any] = call.raw.get("stream_options") or {}
-        body = with_member(body, "stream_options", {**options, **_ASK_USAGE})
+        change = with_member if "stream_options" in call.raw else with_new_member
+        body = change(body, "stream_options", {**options, **_ASK_USAGE})
     return body, asks
 
 
@@ -172,9 +194,9 @@ def _headers(call: Call, target: Target, wire: Wire) -> Headers:
 
 def _answer_headers(incoming: Incoming) -> list[tuple[bytes, bytes]]:
     """What of the provider's own headers is the client's business. Its rate limits are ours, not the client's."""
-    headers = [(b"content-type", incoming.headers.get("content-type", "application/json").encode("latin-1"))]
+    headers = [(b"content-type", printable(incoming.headers.get("content-type", "application/json")))]
     given = incoming.headers
-    headers += [(told, given[name].encode("latin-1")) for name, told in _PASSED_BACK.items() if name in given]
+    headers += [(told, printable(given[name])) for name, told in _PASSED_BACK.items() if name in given]
     return headers
 
 

@@ -69,7 +69,7 @@ def problems_of_any(entry: BaseModel) -> Iterator[Problem]:
 def problems_of_model(model: ModelEntry) -> Iterator[Problem]:
     if model.provider == LOCAL:
         yield "provider", "models this platform runs are added by its operator"
-    for field in ("engine", "source"):
+    for field in ("engine", "source", "vllm", "adapter_of"):
         if getattr(model, field) is not None:
             yield field, "belongs to models this platform runs"
     if model.name is not None and not _NAME.fullmatch(model.name):

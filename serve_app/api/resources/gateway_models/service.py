@@ -123,8 +123,8 @@ async def _put(services: Services, caller: Caller, entry: Entry) -> Entry:
 def _must_be_sound(entry_id: str, entry: Entry, more: Iterable[Problem] = ()) -> None:
     if entry.id != entry_id:
         raise invalid_field("id", f"differs from {entry_id[:100]!r} in the address")
-    for field, message in (*problems_of_any(entry), *more):
-        raise invalid_field(field, message)
+    if found := [*problems_of_any(entry), *more]:
+        raise invalid_field(*found[0])
 
 
 def _must_be_free(name: str, *taken: Iterable[str]) -> None:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from serve_app.core.domain.spending import Limit
 
 MAX_PER_MINUTE = 10**12
-LimitedKind = Literal["organisation", "group", "user", "key"]
+LimitedKind = Literal["organisation", "group", "user", "key", "credential"]
 Number = Annotated[int, Field(ge=1, le=MAX_PER_MINUTE)]
 
 

@@ -36,7 +36,8 @@ elseif what == 'probe' then
   redis.call('HSET', k, 'probe', now + tonumber(ARGV[6]))
   return 1
 elseif what == 'succeed' then
-  redis.call('DEL', k)
+  -- A call that began before it opened, or before the provider asked for patience, says nothing about now.
+  if (tonumber(redis.call('HGET', k, 'until')) or 0) <= now then redis.call('DEL', k) end
   return 0
 elseif what == 'cooldowns' then
   local found = {}

@@ -65,8 +65,10 @@ class RedisLimitStore:
         return [decode_verdict(answer, demand) for answer, (_, demand) in zip(answers, asked, strict=True)]
 
     async def register(self, held: Sequence[Held]) -> bool:
-        arguments: list[Any] = [len(held)]
-        for one in held:
+        # What was taken over, or is only freed, is not this replica's to hold.
+        own = [one for one in held if one.control]
+        arguments: list[Any] = [len(own)]
+        for one in own:
             arguments += ("f" if one.is_finished else "o", one.control, one.entry)
         self._epoch, was_dead = await self._run(self._register, arguments)
         return not was_dead

@@ -1,11 +1,18 @@
-"""The headers that tell a client its limits, by each vendor's names."""
+"""Headers of our own: what may stand in one, and a client's limits by each vendor's names."""
 
+import re
 from datetime import datetime, timedelta
 
 from serve_app.core.domain.spending import Allowance
 from serve_app.router.dialects.canonical import Dialect
 
 Headers = list[tuple[bytes, bytes]]
+_UNPRINTABLE = re.compile(rb"[^\x20-\x7e]")
+
+
+def printable(text: str) -> bytes:
+    """A header's value: what is not printable ASCII would end the header, or the connection."""
+    return _UNPRINTABLE.sub(b"?", text.encode("utf-8", "replace"))
 
 
 def rate_headers(dialect: Dialect, requests: Allowance | None, tokens: Allowance | None, now: datetime) -> Headers:
