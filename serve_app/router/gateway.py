@@ -33,9 +33,6 @@ Headers = list[tuple[bytes, bytes]]
 _MOST_TOKENS = 10**9
 """More is no count of tokens: what a provider tells ends up in sums."""
 
-_MOST_TOKENS = 1_000_000_000
-"""Of one call. No model reads or writes as much, and its cost still fits into the ledger at any price."""
-
 
 @dataclass(frozen=True)
 class Asking:
@@ -277,7 +274,8 @@ class _Call:
         self, candidate: Candidate, credential: str, outcome: Outcome, usage: Usage, *, is_estimated: bool
     ) -> None:
         elapsed_s = time.perf_counter() - self._asking.started
-        usage = Usage(*(min(tokens, _MOST_TOKENS) for tokens in astuple(usage)))
+        # JSON's `true` is an int as well, and the ledger takes none of it.
+        usage = Usage(*(int(min(tokens, _MOST_TOKENS)) for tokens in astuple(usage)))
         price, model = candidate.price_for(usage.input), candidate.model.id
         entry = replace(
             self._expected,

@@ -260,18 +260,19 @@ async def test_a_client_that_leaves_stops_the_provider(edge: Routed, double: Dou
     call.cancel()
     await asyncio.wait_for(request.left.wait(), 5)
     entry = await edge.entry()
-    assert (entry.outcome, entry.usage.output, entry.is_estimated) == ("aborted", 3 if stream else 0, stream)
-    assert (entry.cost > 0) == stream
+    assert (entry.outcome, entry.usage.output, entry.is_estimated) == ("aborted", 3 if stream else 0, True)
+    assert entry.cost > 0
 
 
-async def test_a_client_that_leaves_before_the_head_of_a_stream_owes_nothing(edge: Routed, double: Double) -> None:
+async def test_a_client_that_leaves_before_the_head_of_a_stream_pays_for_what_may_have_been_read(edge: Routed, double: Double) -> None:
     double.plays(Sse(words("a") + DONE, first_byte_s=30.0))
     with pytest.raises(httpx.ReadTimeout):
         await edge.client.post(CHAT, json={"model": "gpt", "messages": HI, "stream": True}, timeout=0.3)
     request = await double.received()
     await asyncio.wait_for(request.left.wait(), 5)
     entry = await edge.entry()
-    assert (entry.outcome, entry.cost) == ("aborted", 0)
+    assert (entry.outcome, entry.is_estimated, entry.usage.output) == ("aborted", True, 0)
+    assert entry.cost == entry.usage.input * 1000
 
 
 async def test_a_choice_is_explained_without_a_call(edge: Routed, double: Double) -> None:

@@ -28,6 +28,7 @@ MODEL = ModelEntry(
     context_tokens=8192,
     max_output_tokens=1024,
     sampling=Sampling(temperature=0.6),
+    vllm=VllmOptions(source="meta-llama/Llama-3.3-70B-Instruct"),
 )
 SAID = 'data: {"id":"a","choices":[{"index":0,"delta":{"content":"Hi"}}]}\n\n'
 

@@ -1,5 +1,6 @@
 """Streams cut anywhere: whole events come out, in the bytes they came in, and translations do not depend on the cut."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ def named(path: Path) -> str:
 def fed(stream: bytes, *cuts: int) -> list[bytes]:
     splitter = EventSplitter(1_000_000)
     edges = [0, *sorted(cuts), len(stream)]
-    whole = [splitter.feed(stream[start:end]) for start, end in zip(edges, edges[1:], strict=False)]
+    whole = [splitter.feed(stream[start:end]) for start, end in pairwise(edges)]
     return [*whole, splitter.rest()]
 
 
@@ -76,9 +77,12 @@ def test_mixed_line_ends(parts: list[bytes], data: st.DataObject) -> None:
 @pytest.mark.parametrize("size", [1, 1000, 4096])
 def test_an_event_without_an_end_is_not_held_for_ever(size: int) -> None:
     splitter = EventSplitter(10_000)
+    fed_bytes = 0
+    while fed_bytes + size <= 10_000:
+        assert splitter.feed(b"x" * size) == b""
+        fed_bytes += size
     with pytest.raises(ProviderError, match="too long"):
-        for _ in range(20_000):
-            splitter.feed(b"x" * size)
+        splitter.feed(b"x" * size)
 
 
 def test_names_and_lines_of_events() -> None:
