@@ -281,7 +281,10 @@ class Attempts:
                 pass
             case _:
                 with suppress(UnavailableError):
-                    await self._health.fail(credential)
+                    if rests_s := await self._health.fail(credential):
+                        # Its breaker has opened: this call leaves it alone as well.
+                        cool[credential] = rests_s
+                        return self._other_key(target, cool, left)
         if not left or (told_s or 0.0) > _PATIENCE_S or not await self._may_retry(provider):
             return None
         # Full jitter: replicas that failed together do not come back together.

@@ -5,6 +5,9 @@ from typing import Any
 
 from pydantic import SecretStr
 from ray import serve
+from ray.serve._private import replica as serve_replica
+from ray.serve._private.common import RequestMetadata, RequestProtocol
+from ray.serve.config import HTTPOptions
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
@@ -12,12 +15,13 @@ from configs.catalog import Catalog
 from configs.settings import Settings
 from serve_app.core.domain.ids import new_request_id
 from serve_app.core.telemetry import configure_logs, configure_traces
-from serve_app.core.telemetry.asgi import AsgiApp, TelemetryMiddleware
+from serve_app.core.telemetry.asgi import AsgiApp, Receive, Scope, Send, TelemetryMiddleware
 from serve_app.core.telemetry.ray_metrics import RayMetrics
 from serve_app.router.handles import InferenceHandle, ModelRoute
 from serve_app.router.replica import RouterReplica
 
 COMPONENT = "models"
+PREFIX = "/v1"
 
 
 @serve.deployment(
@@ -50,8 +54,52 @@ class ModelsDeployment:
             self._replica.app, COMPONENT, metrics, new_request_id, answers_id=False
         )
 
+        _answer_directly(self._app)
+
     def __serve_build_asgi_app__(self) -> AsgiApp:
         return self._app
 
     async def __del__(self) -> None:
         await self._replica.close()
+
+
+class _Direct:
+    """What a replica's own HTTP server calls, in Serve's fast mode: the application itself, for what is under `PREFIX`.
+
+    Between the two Serve copies headers, watches for disconnects, makes ids, and keeps metrics and a log of its own, all
+    of which the application does as well; that was a third of a call. Its slots are taken all the same, so that load,
+    scaling, draining and the bound on running requests stay Serve's. Health checks, and what finds no slot, are answered
+    by Serve.
+    """
+
+    def __init__(self, serves: Any, application: AsgiApp) -> None:
+        self._serves = serves
+        self._replica = serves.__self__
+        self._application = application
+        self._metadata = RequestMetadata(
+            request_id="direct",
+            internal_request_id="direct",
+            route=PREFIX,
+            is_streaming=True,
+            _request_protocol=RequestProtocol.HTTP,
+            is_direct_ingress=True,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        here = self._replica
+        is_ours = scope["type"] == "http" and scope["path"].startswith(PREFIX + "/")
+        if not is_ours or here._semaphore.locked():  # noqa: SLF001 - Ray is pinned to a minor version for such reasons
+            await self._serves(scope, receive, send)
+            return
+        async with here._start_request(self._metadata):  # noqa: SLF001 - the same
+            await self._application(scope, receive, send)
+
+
+def _answer_directly(application: AsgiApp) -> None:
+    """Before the replica of this process opens its HTTP port. Where it opens none, everything is as Serve has it."""
+    start_http = serve_replica.start_asgi_http_server
+
+    async def start(app: Any, options: HTTPOptions, **others: Any) -> Any:
+        return await start_http(_Direct(app, application), options, **others)
+
+    serve_replica.start_asgi_http_server = start

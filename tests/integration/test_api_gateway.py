@@ -102,7 +102,14 @@ async def test_bad_limits_name_the_field(
 
 
 async def test_scopes_that_are_none_are_not_found(client: httpx.AsyncClient) -> None:
-    for scope in (f"user/{new_user_id()}", f"group/{new_group_id()}", "key/x", "credential/x", "organisation/org_%00", "user/ü"):
+    for scope in (
+        f"user/{new_user_id()}",
+        f"group/{new_group_id()}",
+        "key/x",
+        "credential/x",
+        "organisation/org_%00",
+        "user/ü",
+    ):
         problem(await client.put(f"/api/v1/limits/{scope}", json={"concurrency": 1}), 404, "not_found")
         problem(await client.delete(f"/api/v1/limits/{scope}"), 404, "not_found")
     problem(await client.put("/api/v1/limits/team/x", json={"concurrency": 1}), 422, "invalid_request")

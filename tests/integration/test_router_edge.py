@@ -264,7 +264,9 @@ async def test_a_client_that_leaves_stops_the_provider(edge: Routed, double: Dou
     assert entry.cost > 0
 
 
-async def test_a_client_that_leaves_before_the_head_of_a_stream_pays_for_what_may_have_been_read(edge: Routed, double: Double) -> None:
+async def test_a_client_that_leaves_before_the_head_of_a_stream_pays_for_what_may_have_been_read(
+    edge: Routed, double: Double
+) -> None:
     double.plays(Sse(words("a") + DONE, first_byte_s=30.0))
     with pytest.raises(httpx.ReadTimeout):
         await edge.client.post(CHAT, json={"model": "gpt", "messages": HI, "stream": True}, timeout=0.3)

@@ -83,8 +83,7 @@ def rules(database: Database) -> SqlGatewayRepository:
 
 def scope_of(tenant: Tenant, kind: ScopeKind) -> Scope:
     caller = tenant.caller
-    ids: dict[str, Any] = {"organisation": caller.org_id, "user": caller.user_id, "key": caller.key_id}
-    return Scope(kind, str(ids[kind]))
+    return Scope(kind, caller.org_id if kind == "organisation" else caller.user_id)
 
 
 @pytest.mark.parametrize("kind", ["organisation", "user"])
@@ -132,7 +131,7 @@ async def test_a_limit_of_tokens(here: Routed, double: Double, rules: SqlGateway
 async def test_a_limit_of_calls_at_once(
     here: Routed, double: Double, rules: SqlGatewayRepository, tenant: Tenant
 ) -> None:
-    await rules.set_limit(tenant.caller.org_id, Limit(scope_of(tenant, "key"), concurrency=2))
+    await rules.set_limit(tenant.caller.org_id, Limit(scope_of(tenant, "user"), concurrency=2))
     double.plays(Silence(), on="/chat/completions")
     calls = [asyncio.create_task(here.chat()) for _ in range(2)]
     await asyncio.wait_for(double.received(2), 5)
@@ -168,13 +167,16 @@ async def test_a_budget_is_refused_before_the_provider_is_called(
 
 
 async def test_settlements_are_exact(here: Routed, double: Double) -> None:
-    details = {"prompt_tokens_details": {"cached_tokens": 600}, "completion_tokens_details": {"reasoning_tokens": 40}}
+    details: dict[str, Any] = {
+        "prompt_tokens_details": {"cached_tokens": 600},
+        "completion_tokens_details": {"reasoning_tokens": 40},
+    }
     double.plays(Json(chat_answer(read=1000, written=50, **details)), on="/chat/completions")
     for call in (here.chat, here.message):
         entry = await here.entry_of(await call("gpt"))
         assert (entry.usage.cached, entry.usage.reasoning, entry.is_estimated) == (600, 40, False)
         assert entry.cost == 400 * 10_000 + 600 * 1_000 + 50 * 20_000
-    used = {"input_tokens": 100, "cache_read_input_tokens": 600, "cache_creation_input_tokens": 300}
+    used: dict[str, Any] = {"input_tokens": 100, "cache_read_input_tokens": 600, "cache_creation_input_tokens": 300}
     double.plays(Json(message_answer(**used, output_tokens=50)), on="/messages")
     for call in (here.message, here.chat):
         entry = await here.entry_of(await call("claude"))
@@ -258,7 +260,7 @@ async def test_what_went_wrong_is_not_remembered(here: Routed, double: Double, r
 async def logged(here: Routed, count: int) -> list[dict[str, Any]]:
     log = SqlRequestLogRepository(here.database)
     async with asyncio.timeout(5):
-        while len(rows := await log.page(here.tenant.caller.org_id, None, 100)) < count:
+        while len(rows := await log.page(here.tenant.caller.org_id, limit=100)) < count:
             await asyncio.sleep(0.05)
     return rows
 

@@ -4,7 +4,7 @@ Money is counted in nano-dollars (10⁻⁹ US dollars, integers), because one to
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Literal
@@ -52,7 +52,8 @@ class Price:
     def worst(self, usage: Usage, gpu_seconds: float = 0.0) -> int:
         """The same when nothing is known of the cache: every token read at its dearest."""
         dearest = max(self.input, self.cached_input, self.cache_write)
-        return replace(self, input=dearest).cost(Usage(usage.input, usage.output), gpu_seconds)
+        tokens = usage.input * dearest + usage.output * self.output
+        return -(-tokens // 1000) + int(gpu_seconds * self.gpu_second)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,14 @@
 """Providers of another dialect than the client's: through the canonical message type and back."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import orjson
 
-from serve_app.core.errors import AetherError, InvalidRequestError
+from serve_app.core.errors import AetherError, InvalidRequestError, ProviderError
+from serve_app.core.telemetry import get_logger
 from serve_app.router.dialects.base import ClientCodec, ProviderCodec, StreamEncoder
 from serve_app.router.dialects.canonical import BlockDelta, Dialect, Ended, Request, Started, StreamEvent
 from serve_app.router.providers.base import Call, Provider, Reply, Tally, Target, parsed
@@ -74,10 +76,20 @@ class TranslatedProvider(Provider):
             incoming.close()
         if incoming.status != 200:
             raise_for(incoming.status, incoming.headers, body, None)
-        answer = codec.decode_answer(parsed(body))
-        translated = client.encode_answer(answer, request)
-        tally = Tally(answer.usage, is_whole=True)
-        return Reply(headers=_JSON, body=orjson.dumps(translated), tally=tally, notes=notes)
+        with _understood():
+            answer = codec.decode_answer(parsed(body))
+            translated = orjson.dumps(client.encode_answer(answer, request))
+        return Reply(headers=_JSON, body=translated, tally=Tally(answer.usage, is_whole=True), notes=notes)
+
+
+@contextmanager
+def _understood() -> Iterator[None]:
+    """Codecs check an answer's shape and not every value in it: one of another type fails where it is first used."""
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, AttributeError) as exc:
+        get_logger().warning("provider's answer not understood", exc_info=exc)
+        raise ProviderError("The provider's answer is not in its dialect.") from exc
 
 
 class _Reader:
@@ -91,15 +103,18 @@ class _Reader:
     def take(self, whole: bytes) -> bytes:
         """See `Reader.take`."""
         out: list[bytes] = []
-        for name, data in events(whole):
-            if data == b"[DONE]":
-                continue
-            out += map(self._encode, self._decoder.decode(name, parsed(data)))
+        with _understood():
+            for name, data in events(whole):
+                if data == b"[DONE]":
+                    continue
+                out += map(self._encode, self._decoder.decode(name, parsed(data)))
         return b"".join(out)
 
     def rest(self, rest: bytes) -> bytes:
         """See `Reader.rest`."""
-        return self.take(rest) + b"".join(map(self._encode, self._decoder.end()))
+        last = self.take(rest)
+        with _understood():
+            return last + b"".join(map(self._encode, self._decoder.end()))
 
     def final_object(self) -> Mapping[str, Any] | None:
         """What the encoder has put together, where its dialect has such an object."""
