@@ -1,5 +1,6 @@
 """One call to a model through everything it passes: choice, limits and budgets, the provider, the ledger."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass, replace
@@ -287,7 +288,7 @@ class _Call:
             is_estimated=is_estimated,
             cost=price.cost(usage, elapsed_s if price.gpu_second else 0.0),
             price=price,
-            duration_ms=int(elapsed_s * 1000),
+            duration_ms=math.ceil(elapsed_s * 1000),
         )
         self._g.meter.finish(self._reservation, entry)
         metrics = self._g.metrics
@@ -311,7 +312,7 @@ class _Call:
                 provider=candidate.provider.id,
                 dialect=asking.endpoint,
                 status=status,
-                duration_ms=int(elapsed_s * 1000),
+                duration_ms=math.ceil(elapsed_s * 1000),
                 overhead_ms=(elapsed_s - waited_s) * 1000,
                 request=asking.call.body if mode == "full" else None,
                 answer=body if mode == "full" else None,
