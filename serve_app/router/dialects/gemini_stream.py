@@ -9,8 +9,6 @@ from serve_app.core.errors import ProviderError
 from serve_app.router.dialects.canonical import (
     Block,
     BlockDelta,
-    BlockEnded,
-    BlockStarted,
     Dialect,
     Ended,
     Started,
@@ -21,17 +19,17 @@ from serve_app.router.dialects.canonical import (
     ToolCall,
 )
 from serve_app.router.dialects.gemini_answer import AnswerReader, citations_of, refuse_blocked, stop_of, usage_of
+from serve_app.router.dialects.open_block import OneOpenBlock
 
 Object = Mapping[str, Any]
 
 
-class GeminiStreamDecoder:
+class GeminiStreamDecoder(OneOpenBlock):
     """See `StreamDecoder`. Each chunk is an answer of its own; texts that follow one another are one block."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._reader: AnswerReader | None = None
-        self._count = 0
-        self._open: Block | None = None
         self._stop: Stop | None = None
         self._usage = Usage()
 
@@ -88,23 +86,3 @@ class GeminiStreamDecoder:
             case _:
                 yield from self._start(block)
                 yield from self._close()
-
-    @property
-    def _index(self) -> int:
-        return self._count - 1
-
-    def _open_as(self, block: Block) -> Iterator[StreamEvent]:
-        """Goes on with the open block when it is of this kind."""
-        if type(self._open) is not type(block):
-            yield from self._start(block)
-
-    def _start(self, block: Block) -> Iterator[StreamEvent]:
-        yield from self._close()
-        self._open = block
-        self._count += 1
-        yield BlockStarted(self._index, block)
-
-    def _close(self) -> Iterator[StreamEvent]:
-        if self._open is not None:
-            yield BlockEnded(self._index)
-        self._open = None

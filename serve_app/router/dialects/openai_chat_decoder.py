@@ -6,10 +6,7 @@ from typing import Any
 from serve_app.core.domain.spending import Usage
 from serve_app.core.errors import AetherError, ContentFilteredError, ContextLengthError, ProviderError
 from serve_app.router.dialects.canonical import (
-    Block,
     BlockDelta,
-    BlockEnded,
-    BlockStarted,
     Dialect,
     Ended,
     Refusal,
@@ -18,6 +15,7 @@ from serve_app.router.dialects.canonical import (
     Text,
     Thinking,
 )
+from serve_app.router.dialects.open_block import OneOpenBlock
 from serve_app.router.dialects.openai_chat_message import (
     call_of,
     image_of,
@@ -45,13 +43,12 @@ def reported(error: object) -> AetherError:
     return kind(f"The provider reported an error: {str(told.get('message'))[:500]}", provider_code=code)
 
 
-class ChatStreamDecoder:
+class ChatStreamDecoder(OneOpenBlock):
     """See `StreamDecoder`. Blocks come one after another, as every dialect wants them."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._is_started = False
-        self._count = 0
-        self._open: Block | None = None
         self._call: tuple[int, str | None] | None = None
         """Of the call that is open: the provider's index and id."""
         self._calls = 0
@@ -154,25 +151,9 @@ class ChatStreamDecoder:
         if arguments := function.get("arguments"):
             yield BlockDelta(self._index, arguments=arguments)
 
-    @property
-    def _index(self) -> int:
-        return self._count - 1
-
-    def _open_as(self, block: Block) -> Iterator[StreamEvent]:
-        """Goes on with the open block when it is of this kind."""
-        if type(self._open) is not type(block):
-            yield from self._start(block)
-
-    def _start(self, block: Block) -> Iterator[StreamEvent]:
-        yield from self._close()
-        self._open = block
-        self._count += 1
-        yield BlockStarted(self._index, block)
-
     def _close(self) -> Iterator[StreamEvent]:
-        if self._open is not None:
-            yield BlockEnded(self._index)
-        self._open, self._call = None, None
+        yield from super()._close()
+        self._call = None
 
 
 def _dialect_of(delta: Object) -> Dialect | None:
