@@ -90,6 +90,54 @@ class BudgetExceededError(AetherError):
     code, status = "insufficient_quota", 429
 
 
+class UnknownProfileError(NotFoundError):
+    code = "profile_not_found"
+
+
+class SandboxPathError(InvalidRequestError):
+    """A path that is not inside the sandbox's own folders, or not of the kind that was asked for."""
+
+    code = "bad_path"
+
+
+class NoSuchFileError(NotFoundError):
+    code = "file_not_found"
+
+
+class NotTextError(InvalidRequestError):
+    """Binary where text was asked for."""
+
+    code = "not_text"
+
+
+class EditConflictError(ConflictError):
+    """The text to replace is not there, or is there more than once."""
+
+    code = "edit_conflict"
+
+
+class SandboxFullError(AetherError):
+    """A limit of the sandbox is reached: disk, memory, processes, open files. `limit` in the details."""
+
+    code, status = "sandbox_full", 507
+
+
+class SandboxEndedError(AetherError):
+    """The sandbox is no more; `reason` in the details."""
+
+    code, status = "sandbox_ended", 410
+
+
+class QuotaExceededError(AetherError):
+    """The organisation has as many sandboxes as it may have."""
+
+    code, status = "sandbox_quota", 429
+
+
+class EgressDeniedError(ForbiddenError):
+    code = "egress_denied"
+
+
 # --- try again ----------------------------------------------------------------------------------------------
 
 
@@ -103,6 +151,18 @@ class OverloadedError(UnavailableError):
 
 class TimedOutError(UnavailableError):
     code, status = "timed_out", 504
+
+
+class AtCapacityError(UnavailableError):
+    """No node has room for another sandbox right now."""
+
+    code = "at_capacity"
+
+
+class SandboxLostError(UnavailableError):
+    """The sandbox died under the call. Its workspace is as its last snapshot has it."""
+
+    code = "sandbox_lost"
 
 
 class ProviderError(UnavailableError):
@@ -154,3 +214,15 @@ class EngineError(AetherError):
     """A model engine failed for a reason that is not the caller's."""
 
     code = "engine_failed"
+
+
+class UnenforceableError(MisconfiguredError):
+    """A limit that was asked for cannot be enforced on this machine; `limits` in the details."""
+
+    code = "limit_unenforceable"
+
+
+class SandboxProtocolError(AetherError):
+    """What came out of a sandbox is not the protocol: it is cut off."""
+
+    code, status = "sandbox_protocol", 502

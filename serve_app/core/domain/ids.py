@@ -19,6 +19,10 @@ LedgerId = NewType("LedgerId", str)
 GroupId = NewType("GroupId", str)
 BudgetId = NewType("BudgetId", str)
 ProviderKeyId = NewType("ProviderKeyId", str)
+SandboxId = NewType("SandboxId", str)
+LeaseId = NewType("LeaseId", str)
+SnapshotId = NewType("SnapshotId", str)
+ConnectorId = NewType("ConnectorId", str)
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PATTERN = re.compile(r"[a-z]{3}_[0-9a-hjkmnp-tv-z]{26}")
@@ -77,3 +81,19 @@ def new_budget_id() -> BudgetId:
 
 def new_provider_key_id() -> ProviderKeyId:
     return ProviderKeyId(_new("pky"))
+
+
+def new_sandbox_id() -> SandboxId:
+    return SandboxId(_new("sbx"))
+
+
+def new_lease_id() -> LeaseId:
+    return LeaseId(_new("lse"))
+
+
+def new_snapshot_id() -> SnapshotId:
+    return SnapshotId(_new("snp"))
+
+
+def new_connector_id() -> ConnectorId:
+    return ConnectorId(_new("con"))

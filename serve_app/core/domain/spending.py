@@ -162,9 +162,14 @@ class Reservation:
     requests: Allowance | None = None
     tokens: Allowance | None = None
     cooldowns: Mapping[str, float] = field(default_factory=dict)
-    """Seconds, of those of the demand's `health` keys that cool down."""
+    """Seconds, of those of the demand's `health` keys that cool down; by `model_key` those that do for one model."""
     half_open: frozenset[str] = frozenset()
     """Those that have cooled down and wait for one call to prove that they work (`HealthStore.probe`)."""
+
+
+def model_key(credential: str, model: str) -> str:
+    """A provider's key as far as it is used for one of its models: vendors limit each model by itself."""
+    return f"{credential} {model}"
 
 
 def period_start(period: Period, at: datetime) -> datetime:
