@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
@@ -10,7 +11,7 @@ from typing import Protocol
 
 from serve_app.core.clock import Clock
 from serve_app.core.domain.ids import new_ledger_id
-from serve_app.core.domain.spending import Demand, Reservation
+from serve_app.core.domain.spending import Demand, Reservation, model_key
 from serve_app.core.errors import (
     AetherError,
     ContentFilteredError,
@@ -158,7 +159,7 @@ class Attempts:
         self._health.began(candidate.provider.id)
         for left in reversed(range(_TRIES)):
             provider, dialect = self._ways.to(call, candidate)
-            credential = self._keyring.take(candidate.provider, candidate.credentials, cool)
+            credential = self._keyring.take(candidate.provider, candidate.credentials, candidate.resting(cool))
             if credential is None:
                 return None, _all_cooling(candidate, cool, error), "error"
             try:
@@ -169,11 +170,13 @@ class Attempts:
                 error = exc
                 continue
             target = Target(candidate, credential, dialect, place)
+            ticket = secrets.token_hex(8) if credential.id in half_open else None
             try:
-                if credential.id in half_open and not await self._probe(target):
-                    cool[credential.id] = 1.0
+                if ticket is not None and not await self._probe(target, ticket):
+                    ticket, cool[credential.id] = None, 1.0
                     continue
-                reply, waited_s = await self._open(provider, call, target, is_probe=credential.id in half_open)
+                reply, waited_s = await self._open(provider, call, target, is_probe=ticket is not None)
+                ticket = None
                 return Begun(reply, target, tuple(failures), waited_s), error, "error"
             except (ContextLengthError, ContentFilteredError) as exc:
                 failures.append((candidate.model.id, exc.code))
@@ -182,16 +185,24 @@ class Attempts:
                 error = exc
                 failures.append((candidate.model.id, exc.code))
                 pause_s = await self._after(exc, target, cool, left)
-                if pause_s is None:
-                    break
-                await self._sleep(pause_s)
+            finally:
+                if ticket is not None:
+                    # Without a verdict, as when its client left, a probe must not keep the next one waiting.
+                    await self._release(credential, ticket)
+            if pause_s is None:
+                break
+            await self._sleep(pause_s)
         return None, error, "error"
 
-    async def _probe(self, target: Target) -> bool:
+    async def _release(self, credential: Credential, ticket: str) -> None:
+        with suppress(UnavailableError):
+            await self._health.release(credential.id, ticket)
+
+    async def _probe(self, target: Target, ticket: str) -> bool:
         """A key that has just rested is tried by one call at a time."""
         may_go = False
         try:
-            may_go = await self._health.probe(target.credential.id)
+            may_go = await self._health.probe(target.credential.id, ticket)
         except UnavailableError:
             may_go = True
         finally:
@@ -266,15 +277,16 @@ class Attempts:
         told_s: float | None = exc.details.get("retry_after_s")
         match exc:
             case MisconfiguredError():
-                await self._cool(credential, _REFUSED_KEY_COOLDOWN_S, cool)
+                await self._cool(credential, None, _REFUSED_KEY_COOLDOWN_S, cool)
                 return self._other_key(target, cool, left)
             case RateLimitedError():
-                await self._cool(credential, told_s or _UNSAID_COOLDOWN_S, cool)
+                model = None if exc.details.get("is_account_wide") else target.model.upstream_name
+                rests = await self._cool(credential, model, told_s or _UNSAID_COOLDOWN_S, cool)
                 if self._other_key(target, cool, left) is not None:
                     return 0.0
                 if not left or told_s is None or told_s > _PATIENCE_S or not await self._may_retry(provider):
                     return None
-                del cool[credential]
+                del cool[rests]
                 return told_s
             case OverloadedError():
                 # It answers, and has no room: that mends itself by waiting.
@@ -297,19 +309,23 @@ class Attempts:
             # Without the count that all share: better no retry than a storm of them.
             return False
 
-    async def _cool(self, credential: str, seconds: float, cool: dict[str, float]) -> None:
-        cool[credential] = seconds
+    async def _cool(self, credential: str, model: str | None, seconds: float, cool: dict[str, float]) -> str:
+        """Returns under which name it stands in `cool`."""
+        name = credential if model is None else model_key(credential, model)
+        cool[name] = seconds
         with suppress(UnavailableError):
-            await self._health.cool(credential, seconds)
+            await self._health.cool(credential, seconds, model)
+        return name
 
     @staticmethod
     def _other_key(target: Target, cool: Mapping[str, float], left: int) -> float | None:
-        return 0.0 if left and any(key.id not in cool for key in target.candidate.credentials) else None
+        candidate = target.candidate
+        return 0.0 if left and len(candidate.resting(cool)) < len(candidate.credentials) else None
 
 
 def _all_cooling(candidate: Candidate, cool: Mapping[str, float], before: AetherError) -> AetherError:
     """What to say when every key must rest: what the last one heard, or else when the first of them is back."""
     if isinstance(before, RateLimitedError | MisconfiguredError | ProviderError):
         return before
-    wait_s = min((cool[key.id] for key in candidate.credentials if key.id in cool), default=1.0)
+    wait_s = min(candidate.resting(cool).values(), default=1.0)
     return UnavailableError(f"The provider of '{candidate.model.id}' is resting after failures.", retry_after_s=wait_s)

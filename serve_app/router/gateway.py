@@ -208,7 +208,7 @@ class _Call:
         usage = Usage(input=self._chosen.needs.input_tokens)
         try:
             cooling = reservation.cooldowns
-            if any(credential.id in cooling for credential in self._chosen.first.credentials):
+            if self._chosen.first.resting(cooling):
                 # Known only now, by the round trip that asked the limits: choose again with it.
                 _, self._chosen = await gateway.route(asking, cooling)
             begun = await gateway.attempts.begin(

@@ -103,7 +103,8 @@ class Keyring:
     def take(
         self, provider: ProviderEntry, credentials: Sequence[Credential], cooling: Mapping[str, float]
     ) -> Credential | None:
-        """The next key by the provider's strategy, skipping those in `cooling` (credential id → seconds left).
+        """The next key by the provider's strategy, skipping those in `cooling` (credential id → seconds left), which is
+        `Candidate.resting` of the model in question.
 
         None when all cool down. Give it back when the call has ended.
         """

@@ -16,7 +16,7 @@ from serve_app.core.errors import (
 from serve_app.router.loads import Loads
 from serve_app.router.needs import Needs
 from serve_app.router.ranking import estimated_cost, rank
-from serve_app.router.view import Candidate, Reason, View
+from serve_app.router.view import NO_KEY, Candidate, Reason, View
 
 AUTO = "auto"
 NAMED = "named"
@@ -99,7 +99,7 @@ def route(
     session_key: str | None = None,
     cooling: Mapping[str, float] | None = None,
 ) -> Route:
-    """`cooling`: credential id → seconds left. A model cools down when all its keys do.
+    """`cooling`: seconds left, as in `Reservation`. A model cools down when all its keys do.
 
     Raises:
         UnknownModelError: no model or alias has this name, or no key is there to call it with; near names are told.
@@ -175,7 +175,7 @@ def _with(needs: Needs, more: Iterable[str]) -> Needs:
 
 def _why_not(candidate: Candidate, needs: Needs, cooling: Mapping[str, float], *, doubt: int) -> str | None:
     if not candidate.credentials:
-        return "no key"
+        return NO_KEY
     misfit = _misfit(candidate, needs, doubt)
     if misfit is None and cooling and (rest_s := _rest_s(candidate, cooling)):
         return f"{_COOLING} {rest_s:.0f} s"
@@ -205,9 +205,8 @@ def _misfit(candidate: Candidate, needs: Needs, doubt: int) -> str | None:
 
 def _rest_s(candidate: Candidate, cooling: Mapping[str, float]) -> float:
     """Seconds until the first of its keys is back; 0 when one is ready."""
-    if not cooling:
-        return 0.0
-    return min((cooling.get(credential.id, 0.0) for credential in candidate.credentials), default=0.0)
+    resting = candidate.resting(cooling)
+    return min(resting.values()) if resting and len(resting) == len(candidate.credentials) else 0.0
 
 
 def _unknown(view: View, name: str) -> UnknownModelError:
@@ -231,7 +230,7 @@ def _refusal(
             f"Whoever could answer for '{name}' is resting after failures. ({listed}{more})",
             retry_after_s=min(resting), param="model",
         )  # fmt: skip
-    misfits = [text for text in texts if text != "no key"]
+    misfits = [text for text in texts if text != NO_KEY]
     if not misfits:
         return UnknownModelError(
             f"The model '{name}' cannot be used here: no key of its provider is set. ({listed}{more})", param="model"
@@ -244,7 +243,7 @@ def header(route: Route, answered: Candidate | None = None, failed: Sequence[tup
     """The value of `x-aether-route`: one line of ASCII, at most 300 characters.
 
     `answered` is who did in the end, when it was not the first; `failed` are those that were called before it, as
-    (model id, why).
+    (model id, why). Of an alias's models those without a key are only counted: `explain` names them.
     """
     candidate = answered or route.first
     parts = [candidate.model.id, f"provider={candidate.provider.id}"]
@@ -255,8 +254,11 @@ def header(route: Route, answered: Candidate | None = None, failed: Sequence[tup
         parts.append(f"score={route.scores[candidate.model.id]:.2f}")
     head = "; ".join(parts)
     notes = [f"{model}({why})" for model, why in failed]
-    notes += [f"{reason.model}({reason.text})" for reason in route.reasons if not reason.is_taken]
-    return _ascii(head + _as_many_as_fit(notes, "; passed-over=", _HEADER_CHARS - len(head)))
+    passed = [reason for reason in route.reasons if not reason.is_taken]
+    named = [reason for reason in passed if route.alias is None or reason.text != NO_KEY]
+    notes += [f"{reason.model}({reason.text})" for reason in named]
+    tail = f"; {len(passed) - len(named)} without a key" if len(named) < len(passed) else ""
+    return _ascii(head + _as_many_as_fit(notes, "; passed-over=", _HEADER_CHARS - len(head) - len(tail)) + tail)
 
 
 def _as_many_as_fit(notes: Sequence[str], lead: str, room: int) -> str:

@@ -41,7 +41,7 @@ from serve_app.router.upstream import Bounds, Upstream
 from serve_app.router.ways import DialectWays
 
 _PROBE_S = 15.0
-"""A probe whose client left tells nothing: so long until the next."""
+"""A probe whose replica died tells nothing: so long until the next."""
 
 
 class RouterReplica:

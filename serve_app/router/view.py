@@ -10,12 +10,14 @@ from pydantic import BaseModel, ValidationError
 from configs.catalog import LOCAL, Alias, Catalog, Modality, ModelEntry, ProviderEntry, TokenPrice
 from configs.catalog import Price as ListedPrice
 from serve_app.core.domain.ids import OrgId
-from serve_app.core.domain.spending import NANOS_PER_DOLLAR, Price
+from serve_app.core.domain.spending import NANOS_PER_DOLLAR, Price, model_key
 from serve_app.router.keyring import Credential
 
 CredentialsOf = Callable[[ProviderEntry, bool], tuple[Credential, ...]]
 """(provider, own_only) → its keys for this organisation; `Keyring.credentials` with the rest bound."""
 Entry = TypeVar("Entry", bound=BaseModel)
+NO_KEY = "no key"
+"""Why a model cannot be used: `Reason.text`."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -40,6 +42,16 @@ class Candidate:
         """Some vendors charge a long request more, all of it."""
         long = self.model.price.long
         return self.long_price if long and self.long_price and input_tokens > long.above else self.price
+
+    def resting(self, cooling: Mapping[str, float]) -> dict[str, float]:
+        """Its keys that cool down, for all models or for this one, and the seconds left. `cooling` is `Reservation`'s."""
+        if not cooling:
+            return {}
+        name = self.model.upstream_name
+        found = {
+            key.id: max(cooling.get(key.id, 0.0), cooling.get(model_key(key.id, name), 0.0)) for key in self.credentials
+        }
+        return {key: left for key, left in found.items() if left > 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +143,7 @@ class View:
 def _pool(candidates: list[Candidate]) -> Pool:
     return Pool(
         tuple(candidate for candidate in candidates if candidate.credentials),
-        tuple(Reason(candidate.model.id, False, "no key") for candidate in candidates if not candidate.credentials),
+        tuple(Reason(candidate.model.id, False, NO_KEY) for candidate in candidates if not candidate.credentials),
     )
 
 

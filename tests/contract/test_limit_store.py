@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from serve_app.core.domain.spending import Budget, Demand, Limit, Reservation, Scope
+from serve_app.core.domain.spending import Budget, Demand, Limit, Reservation, Scope, model_key
 from serve_app.core.stores.limits.base import (
     Held,
     Limited,
@@ -257,17 +257,33 @@ async def test_a_breaker_opens_lets_one_probe_through_and_closes(health: RedisHe
     cooldowns, half_open = await health.cooldowns(["k", "other"])
     assert cooldowns == {"k": pytest.approx(0.1, abs=0.05)}
     assert not half_open
-    assert not await health.probe("k")
+    assert not await health.probe("k", "a")
     await asyncio.sleep(0.12)
     assert await health.cooldowns(["k"]) == ({}, frozenset({"k"}))
-    assert [await health.probe("k") for _ in range(3)] == [True, False, False]
+    assert [await health.probe("k", ticket) for ticket in "abc"] == [True, False, False]
     assert await health.fail("k") == pytest.approx(0.2), "twice as long"
     await asyncio.sleep(0.22)
-    assert await health.probe("k")
+    assert await health.probe("k", "d")
     await asyncio.sleep(0.12)
-    assert await health.probe("k"), "the probe before was lost"
+    assert await health.probe("k", "e"), "the probe before was lost"
     await health.succeed("k")
     assert await health.cooldowns(["k"]) == ({}, frozenset())
+
+
+async def test_a_probe_without_a_verdict_lets_the_next_one_go(valkey: Server) -> None:
+    health = RedisHealthStore(valkey.url, namespace=unique("ns"), threshold=1, cooldown_s=0.01, probe_s=30)
+    await health.fail("k")
+    await asyncio.sleep(0.02)
+    assert await health.probe("k", "a")
+    await health.release("k", "b")
+    assert not await health.probe("k", "b"), "a ticket that was never out ends nobody's probe"
+    await health.release("k", "a")
+    assert await health.cooldowns(["k"]) == ({}, frozenset({"k"})), "it still has to prove itself"
+    assert await health.probe("k", "b")
+    await health.fail("k")
+    await health.release("k", "b")
+    assert (await health.cooldowns(["k"]))[0]["k"] > 0, "a verdict stays"
+    await health.close()
 
 
 async def test_failures_far_apart_do_not_open_it(valkey: Server) -> None:
@@ -286,15 +302,33 @@ async def test_a_key_rests_as_long_as_its_provider_says(health: RedisHealthStore
     assert not half_open
 
 
+async def test_a_key_rests_for_one_model(health: RedisHealthStore) -> None:
+    await health.cool("k", 0.01, "gone")
+    await asyncio.sleep(0.02)
+    await health.cool("k", 30, "gpt:1")
+    await health.cool("k", 10, "gpt:1")
+    await health.cool("k", 20, "mini")
+    resting = {model_key("k", "gpt:1"): pytest.approx(30, abs=1), model_key("k", "mini"): pytest.approx(20, abs=1)}
+    assert (await health.cooldowns(["k", "other"]))[0] == resting
+    await health.succeed("k")
+    assert (await health.cooldowns(["k"]))[0] == resting, "what works for one model is limited for another"
+    for _ in range(3):
+        await health.fail("k")
+    cooldowns, _ = await health.cooldowns(["k"])
+    assert cooldowns == {**resting, "k": pytest.approx(0.1, abs=0.05)}
+
+
 async def test_demands_are_told_the_health_of_the_keys_they_name(valkey: Server) -> None:
     store = await _replica(valkey, unique("ns"))
     health = RedisHealthStore(valkey.url, namespace=store._namespace, threshold=1, cooldown_s=0.01)
     await health.fail("tried")
     await health.cool("resting", 30)
+    await health.cool("well", 20, "gpt")
     await asyncio.sleep(0.02)
     verdict = (await _ask(store, Demand(unique("led"), health=("tried", "resting", "well"))))[0]
     assert isinstance(verdict, Reservation)
-    assert verdict.cooldowns == {"resting": pytest.approx(30, abs=1)}
+    limited = model_key("well", "gpt")
+    assert verdict.cooldowns == {"resting": pytest.approx(30, abs=1), limited: pytest.approx(20, abs=1)}
     assert verdict.half_open == {"tried"}
     await health.close()
     await store.close()

@@ -14,7 +14,7 @@ from serve_app.core.db.engine import Database
 from serve_app.core.db.repositories.gateway import SqlGatewayRepository
 from serve_app.core.domain.spending import Scope
 from tests.conftest import Server, Tenant
-from tests.doubles.answers import Answer, Body, Ending, HangUp, Json, Refusal, Sse
+from tests.doubles.answers import Answer, Body, Ending, HangUp, Json, Refusal, Silence, Sse
 from tests.doubles.llmock import Llmock, fail, running_llmock, stream_fault
 from tests.doubles.provider import Double, Request
 from tests.integration.routed import DONE, Routed, all_rested, chat_answer, message_answer, router_of, used_by, words
@@ -39,6 +39,7 @@ def catalog(url: str, mock: str) -> Catalog:
         [
             model("gpt", "single"),
             model("pair", "double"),
+            model("gpt-small", "single"),
             model("chained", "single", fallbacks=chains),
             model("spare", "spare"),
             model("long", "spare", context_tokens=900_000),
@@ -172,6 +173,24 @@ async def test_a_long_retry_after_is_passed_on(here: Routed, double: Double) -> 
     assert 25 <= int(answer.headers["retry-after"]) <= 33
 
 
+@pytest.mark.parametrize(
+    ("bad", "others"),
+    [
+        (Refusal(429, retry_after="30"), 200),
+        (Refusal(429, {"error": {"message": "No money.", "code": "insufficient_quota"}}, retry_after="30"), 503),
+        (Refusal(401), 503),
+    ],
+)
+async def test_a_limit_is_of_one_model_unless_it_is_the_accounts(
+    replicas: list[Routed], double: Double, bad: Answer, others: int
+) -> None:
+    fails(double, bad, GOOD)
+    assert (await replicas[0].chat("gpt")).status_code in {429, 500}
+    for replica in replicas:
+        assert (await replica.chat("gpt")).status_code == 503
+        assert (await replica.chat("gpt-small")).status_code == others
+
+
 @pytest.mark.parametrize("status", [429, 401])
 async def test_keys_take_over_from_each_other(
     here: Routed, replicas: list[Routed], double: Double, status: int
@@ -210,6 +229,25 @@ async def test_a_breaker_opens_is_shared_and_closes(replicas: list[Routed], doub
     assert 200 in {answer.status_code for answer in answers}, "one of them probes"
     for replica in replicas:
         assert said(await replica.chat()) == "single"
+
+
+async def test_a_probe_whose_client_leaves_is_followed_by_the_next(replicas: list[Routed], double: Double) -> None:
+    fails(double, Refusal(500))
+    one, two = replicas
+    for _ in range(2):
+        assert (await one.chat()).status_code == 502
+    await asyncio.sleep(5.2)
+    fails(double, Silence(), GOOD)
+    calls = len(double.requests)
+    impatient = asyncio.create_task(one.chat())
+    probe = await double.received(calls + 1)
+    assert (await two.chat()).status_code == 503, "one at a time"
+    impatient.cancel()
+    await probe.left.wait()
+    async with asyncio.timeout(2):
+        while (answer := await two.chat()).status_code == 503:
+            await asyncio.sleep(0.02)
+    assert said(answer) == "single"
 
 
 @pytest.mark.parametrize(

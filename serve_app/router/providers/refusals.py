@@ -27,6 +27,18 @@ _CONTEXT_WORDS = (
     "context window",
 )
 _POLICY_WORDS = ("content_policy_violation", "content_filter", "responsibleaipolicyviolation", "blocked by safety")
+_ACCOUNT_CODES = frozenset(
+    {
+        "insufficient_quota",
+        "exceeded_current_quota_error",
+        "billing_hard_limit_reached",
+        "billing_not_active",
+        "account_deactivated",
+        "access_terminated",
+    }
+)
+_ACCOUNT_WORDS = ("account-wide", "account wide", "all models", "credit balance")
+"""Naming the account or the organisation is not enough: vendors do that where they count by model as well."""
 _TRANSIENT_TYPES = frozenset(
     {"overloaded_error", "api_error", "server_error", "timeout_error", "service_unavailable_error"}
 )
@@ -37,7 +49,8 @@ def raise_for(status: int | None, headers: Mapping[str, str], body: bytes, diale
 
     Raises:
         MisconfiguredError: our key is refused.
-        RateLimitedError: with `retry_after_s` when the provider said.
+        RateLimitedError: with `retry_after_s` when the provider said; `is_account_wide` in the details says whether it
+            stands against every model, for limits are by model unless told otherwise.
         ProviderError: it failed, and may not fail again.
         ProviderRefusedError: it declines this request; `body` and `dialect` in the details, for a client of that dialect.
     """
@@ -49,6 +62,7 @@ def raise_for(status: int | None, headers: Mapping[str, str], body: bytes, diale
     if status in {401, 402} or kind in {"authentication_error", "billing_error"}:
         raise MisconfiguredError("The provider refuses the key it was called with.", provider_status=status)
     if status == 429 or kind == "rate_limit_error":
+        more["is_account_wide"] = _is_account_wide(told)
         raise RateLimitedError("The provider asks for patience.", provider_status=status, **more)
     if status is not None and (status in {408, 409, 425} or status >= 500 or status < 400):
         raise ProviderError(f"The provider answered with status {status}.", provider_status=status, **more)
@@ -70,6 +84,25 @@ def refusal(status: int, told: Mapping[str, Any], body: bytes, dialect: Dialect 
     if any(word in searched for word in _POLICY_WORDS):
         return ContentFilteredError(words, **details)
     return ProviderRefusedError(words, **details)
+
+
+def _is_account_wide(told: Mapping[str, Any]) -> bool:
+    """Whether a limit that was reached is that of all models together: money, or a rate that is said to be."""
+    if quotas := _quotas(told):
+        # Google speaks of the plan and its billing for every kind of quota; only the names of the quotas tell.
+        return not any("permodel" in quota.lower() for quota in quotas)
+    if any(isinstance(name, str) and name in _ACCOUNT_CODES for name in (told.get("code"), told.get("type"))):
+        return True
+    words = str(told.get("message") or "").lower()
+    return any(word in words for word in _ACCOUNT_WORDS)
+
+
+def _quotas(told: Mapping[str, Any]) -> list[str]:
+    """The names of the quotas that a Google API says are exceeded (`google.rpc.QuotaFailure`)."""
+    details = told.get("details")
+    found = [one.get("violations") for one in details if isinstance(one, dict)] if isinstance(details, list) else []
+    listed = [violation for violations in found if isinstance(violations, list) for violation in violations]
+    return [str(violation["quotaId"]) for violation in listed if isinstance(violation, dict) and "quotaId" in violation]
 
 
 def _told(body: bytes) -> Mapping[str, Any]:

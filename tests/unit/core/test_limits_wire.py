@@ -16,6 +16,7 @@ from serve_app.core.domain.spending import (
     Reservation,
     Scope,
     Usage,
+    model_key,
     period_start,
 )
 from serve_app.core.stores.limits.base import Limited, Reason, Spent, Unloaded
@@ -69,6 +70,9 @@ def test_verdicts_are_read() -> None:
     )
     assert decode_verdict([0, 0, 0, 0, 0, 0, 0, 8, 1, 9, -1], _DEMAND) == Reservation(
         "led_1", tokens=Allowance(8, 1, 0.009), half_open=frozenset({"k"})
+    )
+    assert decode_verdict([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, [-1, b"gpt", 2500]], _DEMAND) == Reservation(
+        "led_1", cooldowns={model_key("k", "gpt"): 2.5}, half_open=frozenset({"k"})
     )
     assert decode_verdict([1, 1, 3, 1000, 0, 0, 0, 0, 0, 0, 0], _DEMAND) == Limited(
         _LIMIT, Reason.CONCURRENCY, 1.0, None, None

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from serve_app.core.domain.spending import model_key
 from serve_app.core.errors import ContextLengthError, InvalidRequestError, UnavailableError, UnknownModelError
 from serve_app.router.loads import Loads
 from serve_app.router.needs import Needs
@@ -93,6 +94,14 @@ def test_a_named_model_without_key_or_at_rest_is_stood_in_for() -> None:
     assert found.reasons[1].text == "cooling down 12 s"
 
 
+def test_a_limit_of_one_model_lets_its_keys_others_be_called() -> None:
+    found = choose(view(MODELS), "small", cooling={model_key("env:vendor", "big"): 9.0})
+    assert ids(found) == ["small"]
+    found = choose(view(MODELS), "small", cooling={model_key("env:vendor", "small"): 9.0})
+    assert ids(found) == ["seer", "big"]
+    assert found.reasons[1].text == "cooling down 9 s"
+
+
 def test_without_a_stand_in_it_is_told_when_to_come_back() -> None:
     with pytest.raises(UnavailableError) as caught:
         choose(view(MODELS), "big", cooling={"env:other": 7.0})
@@ -160,7 +169,7 @@ def test_the_header_is_one_short_line() -> None:
     found = choose(view(MODELS, without_key=["third"]), "auto")
     line = header(found)
     assert line.startswith("big; provider=other; alias=auto; strategy=weighted; score=0.")
-    assert line.endswith("; passed-over=seer(no key)")
+    assert line.endswith("; 1 without a key")
     assert header(choose(view(MODELS), "small")) == "small; provider=vendor; strategy=named"
     stood_in = choose(view(MODELS), "small").after("error", {"small"})
     assert header(choose(view(MODELS), "small"), stood_in, [("small", "error")]) == (
@@ -168,12 +177,24 @@ def test_the_header_is_one_short_line() -> None:
     )
 
 
+def test_the_header_counts_who_has_no_key_and_names_who_failed() -> None:
+    many = [*MODELS, *(model(f"model-{n}", "nobody") for n in range(27))]
+    found = choose(view(many, without_key=["nobody"]), "auto", Needs(input_tokens=9000, longest_tokens=9000))
+    line = header(found, failed=[("small", "timed_out")])
+    assert line.endswith("; passed-over=small(timed_out), small(context too small (8192 < 9000)), "
+                         "seer(context too small (8192 < 9000)); 27 without a key")  # fmt: skip
+    assert {entry["why"] for entry in explain(found)["reasons"] if entry["model"] == "model-26"} == {"no key"}
+    named = header(choose(view(MODELS, without_key=["vendor"]), "small"))
+    assert named.endswith("; passed-over=small(no key)"), "whom the caller asked for is told by name"
+
+
 def test_the_header_stays_short_whatever_the_catalogue() -> None:
     many = [model(f"model-{n}" + "x" * 80, "vendor" if n % 2 else "other") for n in range(60)]
-    line = header(choose(view(many, without_key=["other"]), "auto"))
+    many += [model("long" + "x" * 80, "third", context_tokens=100_000)]
+    line = header(choose(view(many, without_key=["other"]), "auto", Needs(input_tokens=9000, longest_tokens=9000)))
     assert len(line) <= 300
     assert line.isascii()
-    assert "+" in line
+    assert line.endswith(", +29; 30 without a key")
     assert "\n" not in line
 
 

@@ -133,12 +133,16 @@ class HealthStore(Protocol):
         """Count a failure; returns for how many seconds the key now rests (0: the breaker stays closed)."""
         ...
 
-    async def cool(self, key: str, seconds: float) -> None:
-        """Let a key rest because its provider said so (`Retry-After`)."""
+    async def cool(self, key: str, seconds: float, model: str | None = None) -> None:
+        """Let a key rest because its provider said so (`Retry-After`): for one model, or for all."""
         ...
 
-    async def probe(self, key: str) -> bool:
-        """Whether this call may go out on a key that was half open: one at a time may."""
+    async def probe(self, key: str, ticket: str) -> bool:
+        """Whether this call may go out on a key that was half open: one at a time may. `ticket` is the call's own."""
+        ...
+
+    async def release(self, key: str, ticket: str) -> None:
+        """The probe with this ticket ended without a verdict: the next may go. Without effect after `fail` or `succeed`."""
         ...
 
     async def succeed(self, key: str) -> None:
@@ -146,7 +150,7 @@ class HealthStore(Protocol):
         ...
 
     async def cooldowns(self, keys: Sequence[str]) -> tuple[Mapping[str, float], frozenset[str]]:
-        """As in `Reservation`: seconds left, and what is half open."""
+        """As in `Reservation`: seconds left (of a key for one model by `model_key`), and what is half open."""
         ...
 
     def began(self, provider: str) -> None:

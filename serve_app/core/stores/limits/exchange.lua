@@ -34,7 +34,7 @@ for _ = 1, settles do
 end
 
 -- Answers begin with what was decided: {0} granted, {1, limit, what, ms} limited, {2, budget} spent, {3, budget} not
--- loaded. Then limit, remaining and ms of the tightest requests and tokens, and the cooldown of each health key.
+-- loaded. Then limit, remaining and ms of the tightest requests and tokens, and the health of each key asked for.
 local REQUESTS, TOKENS, CONCURRENCY, TOO_LARGE = 1, 2, 3, 4
 
 local function tighter(allowance, limit, left)
@@ -95,11 +95,7 @@ for number = 1, asks do
   for _, allowance in ipairs({requests or {0, 0, 0}, tokens or {0, 0, 0}}) do
     for _, value in ipairs(allowance) do answer[#answer + 1] = value end
   end
-  for _, id in ipairs(fields[6]) do
-    local health = redis.call('HMGET', key('health', id), 'until', 'trips')
-    local left = math.ceil((tonumber(health[1]) or 0) - now)
-    answer[#answer + 1] = left > 0 and left or (tonumber(health[2]) or 0) > 0 and -1 or 0
-  end
+  for _, id in ipairs(fields[6]) do answer[#answer + 1] = health_of(id) end
   answers[number] = answer
 end
 

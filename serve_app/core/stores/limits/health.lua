@@ -1,6 +1,7 @@
 -- The circuit breaker of a provider key, and the budget of retries. ARGV: namespace, '', '', what, key, numbers.
 --   health:<key>   hash: failures in the window (n) that began at (from), closed until (until), times it opened in a
---                  row (trips), when the probe that is out counts as lost (probe)
+--                  row (trips), whose probe is out (ticket) and when it counts as lost (probe); model:<name> says until
+--                  when the key is not used for that model. An hour longer than any of it, the hash is kept.
 
 local what, id = ARGV[4], ARGV[5]
 local k = key('health', id)
@@ -17,15 +18,27 @@ if what == 'fail' then
   local left = 0
   if trips > 0 or n >= threshold then
     left = math.min(cooldown * 2 ^ trips, longest)
-    redis.call('HSET', k, 'n', 0, 'from', 0, 'until', now + left, 'trips', trips + 1, 'probe', 0)
+    redis.call('HSET', k, 'n', 0, 'from', 0, 'until', now + left, 'trips', trips + 1)
+    redis.call('HDEL', k, 'probe', 'ticket')
   else
     redis.call('HSET', k, 'n', n, 'from', from)
   end
   redis.call('PEXPIRE', k, whole(math.max(window, left) + 3600000))
   return math.ceil(left)
 elseif what == 'cool' then
-  local ends = math.max(tonumber(redis.call('HGET', k, 'until')) or 0, now + tonumber(ARGV[6]))
-  redis.call('HSET', k, 'until', ends)
+  local field = 'until'
+  if ARGV[7] then
+    field = 'model:' .. ARGV[7]
+    -- Names come and go with catalogues: what has rested is not kept.
+    local fields = redis.call('HGETALL', k)
+    for at = 1, #fields, 2 do
+      if string.sub(fields[at], 1, 6) == 'model:' and (tonumber(fields[at + 1]) or 0) <= now then
+        redis.call('HDEL', k, fields[at])
+      end
+    end
+  end
+  local ends = math.max(tonumber(redis.call('HGET', k, field)) or 0, now + tonumber(ARGV[6]))
+  redis.call('HSET', k, field, ends)
   redis.call('PEXPIRE', k, whole(ends - now + 3600000))
   return math.ceil(ends - now)
 elseif what == 'probe' then
@@ -33,19 +46,21 @@ elseif what == 'probe' then
   if (tonumber(v[1]) or 0) > now then return 0 end
   if (tonumber(v[2]) or 0) == 0 then return 1 end
   if (tonumber(v[3]) or 0) > now then return 0 end
-  redis.call('HSET', k, 'probe', now + tonumber(ARGV[6]))
+  redis.call('HSET', k, 'probe', now + tonumber(ARGV[6]), 'ticket', ARGV[7])
   return 1
+elseif what == 'release' then
+  -- Only one's own: another may be out since this one counted as lost.
+  if redis.call('HGET', k, 'ticket') == ARGV[6] then redis.call('HDEL', k, 'probe', 'ticket') end
+  return 0
 elseif what == 'succeed' then
   -- A call that began before it opened, or before the provider asked for patience, says nothing about now.
-  if (tonumber(redis.call('HGET', k, 'until')) or 0) <= now then redis.call('DEL', k) end
+  if (tonumber(redis.call('HGET', k, 'until')) or 0) <= now then
+    redis.call('HDEL', k, 'n', 'from', 'until', 'trips', 'probe', 'ticket')
+  end
   return 0
 elseif what == 'cooldowns' then
   local found = {}
-  for number = 5, #ARGV do
-    local v = redis.call('HMGET', key('health', ARGV[number]), 'until', 'trips')
-    local left = math.ceil((tonumber(v[1]) or 0) - now)
-    found[#found + 1] = left > 0 and left or (tonumber(v[2]) or 0) > 0 and -1 or 0
-  end
+  for number = 5, #ARGV do found[#found + 1] = health_of(ARGV[number]) end
   return found
 elseif what == 'retry' then
   -- A bucket that fills with a share of the requests, and by itself with a minimum a second.

@@ -150,11 +150,14 @@ class RedisHealthStore:
     async def fail(self, key: str) -> float:
         return float(await self._run("fail", key, *self._breaker)) / 1000
 
-    async def cool(self, key: str, seconds: float) -> None:
-        await self._run("cool", key, int(seconds * 1000))
+    async def cool(self, key: str, seconds: float, model: str | None = None) -> None:
+        await self._run("cool", key, int(seconds * 1000), *([] if model is None else [model]))
 
-    async def probe(self, key: str) -> bool:
-        return bool(await self._run("probe", key, self._probe_ms))
+    async def probe(self, key: str, ticket: str) -> bool:
+        return bool(await self._run("probe", key, self._probe_ms, ticket))
+
+    async def release(self, key: str, ticket: str) -> None:
+        await self._run("release", key, ticket)
 
     async def succeed(self, key: str) -> None:
         await self._run("succeed", key)

@@ -8,6 +8,8 @@
 --   scope:<scope>    hash: levels of the request and token buckets (r, t; when: ra, ta), open calls (c), epoch (e)
 --   budget:<budget>  hash: settled (s), reserved (r), epoch (e), g: settlements that came before s was loaded
 --
+--   health:<key>     hash, as `health.lua` tells: the breaker of a provider key, and its models that rest
+--
 -- A record is: state ('o' open, 'f' finished) epoch ' ' control '\n' the entry for the ledger, both JSON. Control is
 -- [id, tokens, cost, [[scope, requests, tokens, concurrency], …], [[budget, amount, expires at], …], [health key, …]],
 -- where -1 says that a limit does not bind.
@@ -59,6 +61,27 @@ end
 local function level(amount, since, limit)
   if not amount then return limit end
   return math.min(limit, amount + (now - since) * limit / 60000)
+end
+
+-- A provider key's health: milliseconds until it is back (-1: half open, 0: well). Where some of its models rest, a list
+-- of that and then of each model and its milliseconds.
+local function health_of(id)
+  local fields = redis.call('HGETALL', key('health', id))
+  local ends, trips, resting = 0, 0, {}
+  for at = 1, #fields, 2 do
+    local field, value = fields[at], tonumber(fields[at + 1]) or 0
+    if field == 'until' then ends = value
+    elseif field == 'trips' then trips = value
+    elseif string.sub(field, 1, 6) == 'model:' and value > now then
+      resting[#resting + 1] = string.sub(field, 7)
+      resting[#resting + 1] = math.ceil(value - now)
+    end
+  end
+  local left = math.ceil(ends - now)
+  left = left > 0 and left or trips > 0 and -1 or 0
+  if #resting == 0 then return left end
+  table.insert(resting, 1, left)
+  return resting
 end
 
 local function whole(number)

@@ -7,7 +7,16 @@ from typing import Any
 
 import orjson
 
-from serve_app.core.domain.spending import Allowance, Budget, Demand, Period, Reservation, Scope, period_start
+from serve_app.core.domain.spending import (
+    Allowance,
+    Budget,
+    Demand,
+    Period,
+    Reservation,
+    Scope,
+    model_key,
+    period_start,
+)
 from serve_app.core.stores.limits.base import Limited, Reason, Spent, Unloaded, Verdict
 
 _REASONS = {1: Reason.REQUESTS, 2: Reason.TOKENS, 3: Reason.CONCURRENCY, 4: Reason.TOO_LARGE}
@@ -79,10 +88,18 @@ def _allowance(answer: Sequence[Any], at: int) -> Allowance | None:
     return Allowance(answer[at], answer[at + 1], answer[at + 2] / 1000) if answer[at] else None
 
 
-def decode_cooldowns(keys: Sequence[str], answer: Sequence[int]) -> tuple[dict[str, float], frozenset[str]]:
-    """Milliseconds a key; -1 says half open."""
-    found = dict(zip(keys, answer, strict=True))
-    return (
-        {key: left / 1000 for key, left in found.items() if left > 0},
-        frozenset(key for key, left in found.items() if left < 0),
-    )
+def decode_cooldowns(keys: Sequence[str], answer: Sequence[Any]) -> tuple[dict[str, float], frozenset[str]]:
+    """Milliseconds a key, -1 says half open; or a list of that, and of the models that rest with theirs."""
+    cooling: dict[str, float] = {}
+    half_open: list[str] = []
+    for key, found in zip(keys, answer, strict=True):
+        left = found
+        if isinstance(found, list):
+            left, *resting = found
+            for at in range(0, len(resting), 2):
+                cooling[model_key(key, resting[at].decode())] = resting[at + 1] / 1000
+        if left > 0:
+            cooling[key] = left / 1000
+        elif left < 0:
+            half_open.append(key)
+    return cooling, frozenset(half_open)
