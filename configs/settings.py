@@ -168,6 +168,9 @@ class GatewaySettings(_Group):
     )
     max_answer_bytes: Annotated[int, Field(ge=1024)] = Field(64 * 1024 * 1024, description="of a provider, at most")
     max_line_bytes: Annotated[int, Field(ge=1024)] = Field(8 * 1024 * 1024, description="of a provider's stream")
+    send_stall_s: Annotated[float, Field(gt=0, le=600)] = Field(
+        30.0, description="how long a client may take nothing of a stream before its call is ended"
+    )
 
 
 class TelemetrySettings(_Group):

@@ -23,7 +23,7 @@ from serve_app.api.resources.sessions.endpoints import router as sessions
 from serve_app.api.resources.usage.endpoints import router as usage
 from serve_app.core.domain.ids import new_request_id
 from serve_app.core.errors import AetherError, NotFoundError
-from serve_app.core.services.previews import previewed_creation
+from serve_app.core.services.previews import is_preview_host, previewed_creation
 from serve_app.core.services.requests import ClientGoneError, bearer_token, header, read_body
 from serve_app.core.telemetry import Metrics, get_logger
 from serve_app.core.telemetry.asgi import TelemetryMiddleware
@@ -119,7 +119,7 @@ class _Edge:
         if creation_id:
             response = await answer_preview(self._services, creation_id, scope)
             await response(scope, receive, send)
-        elif (host or "").split(":")[0].endswith("." + self._services.preview_domain):
+        elif is_preview_host(host, self._services.preview_domain):
             raise NotFoundError("There is no such preview.")
         else:
             if scope["path"].startswith("/api/v1/") and scope["path"] != OPENAPI_PATH:

@@ -9,8 +9,10 @@ from serve_app.core.clock import Clock
 from serve_app.core.errors import AetherError, MethodNotAllowedError, NotFoundError, RateLimitedError
 from serve_app.core.services.callers import MODELS_TICKET, Authenticator
 from serve_app.core.services.presence import while_present
+from serve_app.core.services.previews import is_preview_host
 from serve_app.core.services.requests import ClientGoneError, bearer_token, header, read_body
 from serve_app.core.telemetry.asgi import REQUEST_ID_KEY, Receive, Scope, Send
+from serve_app.router.delivery import Delivery
 from serve_app.router.dialects.canonical import Dialect
 from serve_app.router.endpoints import Endpoints, Handler, Request
 from serve_app.router.gateway import Answered
@@ -51,6 +53,7 @@ class RouterApp:
         clock: Clock,
         max_body_bytes: int,
         preview_domain: str,
+        send_stall_s: float,
         lifespan: Lifespan,
     ) -> None:
         self._lifespan = lifespan
@@ -58,6 +61,7 @@ class RouterApp:
         self._clock = clock
         self._max_body_bytes = max_body_bytes
         self._preview_domain = preview_domain
+        self._send_stall_s = send_stall_s
         self._routes: Mapping[str, _Route] = {
             "/chat/completions": _Route(("POST",), endpoints.chat_completions),
             "/embeddings": _Route(("POST",), endpoints.embeddings),
@@ -124,11 +128,12 @@ class RouterApp:
         if answered.body is not None:
             await _send_whole(send, 200, answered.body, answered.headers)
         else:
-            await _relay(answered, problems, request.request_id, send)
+            with Delivery(send, self._send_stall_s) as delivery:
+                await _relay(answered, problems, request.request_id, delivery)
 
     def _find(self, scope: Scope) -> tuple[_Route, str]:
         path = _path(scope)
-        if self._is_preview(scope):
+        if is_preview_host(header(scope, b"host"), self._preview_domain):
             raise NotFoundError("There is nothing here.")
         if route := self._routes.get(path):
             return route, ""
@@ -137,11 +142,6 @@ class RouterApp:
             if path.startswith(before) and path.endswith(behind) and name and ("/" not in name or not behind):
                 return route, name
         raise NotFoundError(f"Unknown request URL: {scope['method']} {_PREFIX}{path}.", code="unknown_url")
-
-    def _is_preview(self, scope: Scope) -> bool:
-        """Untrusted creations have host names of their own, and no way from there into the application."""
-        host = (header(scope, b"host") or "").partition(":")[0].lower()
-        return host.startswith("cre-") and host.endswith("." + self._preview_domain)
 
 
 def _problems_for(route: _Route, scope: Scope) -> Problems:
@@ -169,6 +169,8 @@ async def _relay(answered: Answered, problems: Problems, request_id: str, send: 
         try:
             async for piece in pieces:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
+        except ClientGoneError:
+            raise
         except Exception as exc:  # noqa: BLE001 - the same
             last = _last(answered, problems, exc, request_id)
             await send({"type": "http.response.body", "body": last, "more_body": True})

@@ -88,7 +88,13 @@ class RouterReplica:
         )
         authenticator = Authenticator(SqlKeyRepository(self._database), TicketSigner(settings.secret_key, clock), clock)
         self.app = RouterApp(
-            endpoints, authenticator, clock, settings.http.max_body_bytes, settings.http.preview_domain, self
+            endpoints,
+            authenticator,
+            clock,
+            settings.http.max_body_bytes,
+            settings.http.preview_domain,
+            gateway.send_stall_s,
+            self,
         )
 
     async def start(self) -> None:

@@ -10,9 +10,11 @@ import pytest
 
 from serve_app.core.clock import SystemClock
 from serve_app.core.db.engine import Database
+from serve_app.core.db.repositories.gateway import SqlGatewayRepository
+from serve_app.core.domain.spending import Limit, Scope
 from serve_app.core.services.callers import MODELS_TICKET, TicketSigner
 from tests.conftest import Server, Tenant
-from tests.doubles.answers import Ending, Json, Refusal, Silence, Sse, events
+from tests.doubles.answers import Ending, Endless, Json, Refusal, Silence, Sse, events
 from tests.doubles.provider import Double
 from tests.integration.routed import (
     CHAT,
@@ -48,7 +50,7 @@ async def router(postgres: Server, valkey: Server, provider_double: Double) -> A
         ],
         [model("gpt", "openai"), model("claude", "anthropic"), model("nobodys", "keyless")],
     )
-    async with router_of(postgres, valkey, catalog, KEYS, max_body_bytes=20_000) as router:
+    async with router_of(postgres, valkey, catalog, KEYS, max_body_bytes=20_000, send_stall_s=1.0) as router:
         yield router
 
 
@@ -196,7 +198,7 @@ async def test_an_unknown_model(edge: Routed, double: Double) -> None:
     assert not double.requests
 
 
-@pytest.mark.parametrize("host", ["cre-abc.localhost:8000", "CRE-abc.localhost"])
+@pytest.mark.parametrize("host", ["cre-abc.localhost:8000", "CRE-abc.localhost", "cre-abc.localhost.", "x.localhost"])
 async def test_a_preview_host_does_not_reach_us(edge: Routed, host: str) -> None:
     assert (await edge.client.get("/v1/models", headers={"host": host})).status_code == 404
 
@@ -262,6 +264,31 @@ async def test_a_client_that_leaves_stops_the_provider(edge: Routed, double: Dou
     entry = await edge.entry()
     assert (entry.outcome, entry.usage.output, entry.is_estimated) == ("aborted", 3 if stream else 0, True)
     assert entry.cost > 0
+
+
+async def test_a_client_that_stops_reading_is_given_up(edge: Routed, double: Double) -> None:
+    org_id = edge.tenant.caller.org_id
+    await SqlGatewayRepository(edge.database).set_limit(org_id, Limit(Scope("organisation", org_id), concurrency=1))
+    double.plays(Endless())
+    reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(edge.url).port, limit=1024)
+    body = json.dumps({"model": "gpt", "messages": HI, "stream": True})
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {edge.tenant.key}\r\n"
+    writer.write(f"{head}content-length: {len(body)}\r\n\r\n{body}".encode())
+    request = await asyncio.wait_for(double.received(), 5)
+    assert (await edge.chat()).status_code == 429, "it has the only place"
+    # It goes on: while it reads, however slowly, it keeps its place.
+    for _ in range(3):
+        await asyncio.sleep(0.4)
+        await reader.readexactly(1_000_000)
+    assert not request.left.is_set()
+    await asyncio.wait_for(request.left.wait(), 5)
+    entry = await edge.entry()
+    assert (entry.outcome, entry.is_estimated) == ("aborted", True)
+    double.plays(Json(chat_answer()))
+    async with asyncio.timeout(2):
+        while (await edge.chat()).status_code == 429:
+            await asyncio.sleep(0.02)
+    writer.close()
 
 
 async def test_a_client_that_leaves_before_the_head_of_a_stream_pays_for_what_may_have_been_read(
