@@ -252,6 +252,23 @@ async def test_an_error_after_the_first_byte_is_the_last_event(edge: Routed, dou
     assert len(double.requests) == 2
 
 
+async def test_what_came_with_an_error_is_delivered_before_it(edge: Routed, double: Double) -> None:
+    said = b'data: {"error":{"message":"overloaded","type":"server_error","code":null}}\n\n'
+    first, second = words("one"), words("two") + said
+    double.plays(Sse(first + second, split=lambda _: iter([first, second]), delay_s=0.1))
+    answer = await edge.message("gpt", stream=True)
+    parts = answer.text.removesuffix("\n\n").split("\n\n")
+    texts = [part.partition("\n")[2] for part in parts if "text_delta" in part]
+    assert [json.loads(text.removeprefix("data: "))["delta"]["text"] for text in texts] == ["one", "two"]
+    assert parts[-1].startswith("event: error")
+    entry = await edge.entry()
+    assert (entry.outcome, entry.usage.output, entry.is_estimated) == ("failed", 2, True)
+    double.plays(Sse(second), Sse(words("three") + DONE))
+    answer = await edge.message("gpt", stream=True)
+    assert "three" in answer.text
+    assert "two" not in answer.text, "nothing of it had gone out: the provider could be asked again"
+
+
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_client_that_leaves_stops_the_provider(edge: Routed, double: Double, stream: bool) -> None:
     double.plays(Sse(words("a", "b", "c"), ending=Ending.STALL) if stream else Silence())

@@ -17,9 +17,11 @@ class Reader(Protocol):
     """What happens to the events. It keeps `tally`, and says by `tally.is_whole` that the last one has come."""
 
     tally: Tally
+    failure: AetherError | None
+    """What came behind the bytes it gave last: they are still the client's, and nothing follows them."""
 
     def take(self, whole: bytes) -> bytes:
-        """The bytes for the client, none or some, for these whole events. Raises `AetherError`."""
+        """The bytes for the client, none or some, for these whole events. Raises `AetherError` where it has none."""
         ...
 
     def rest(self, rest: bytes) -> bytes:
@@ -46,6 +48,8 @@ class Passage(Pieces):
         """
         try:
             self._first = await self._next()
+            if failure := self._failure():
+                raise failure
             if self._first is None:
                 raise ProviderError("The provider ended the stream before it began.")
         except BaseException:
@@ -73,6 +77,8 @@ class Passage(Pieces):
                 # Whatever happens now: nothing of the answer is missing.
                 await self._say_goodbye()
                 return None
+            if reader.failure:
+                break
             try:
                 chunk = await anext(self._chunks)
             except StopAsyncIteration:
@@ -82,9 +88,14 @@ class Passage(Pieces):
                 break
             if (whole := self._splitter.feed(chunk)) and (piece := reader.take(whole)):
                 return piece
+        if failure := self._failure():
+            raise failure
         if not reader.tally.is_whole:
             raise ProviderError("The provider ended the stream before the answer was whole.")
         return None
+
+    def _failure(self) -> AetherError | None:
+        return None if self._reader.tally.is_whole else self._reader.failure
 
     async def _say_goodbye(self) -> None:
         with suppress(AetherError, TimeoutError, StopAsyncIteration):

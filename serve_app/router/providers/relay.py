@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from serve_app.core.errors import ProviderError
+from serve_app.core.errors import AetherError, ProviderError
 from serve_app.router.dialects.canonical import Dialect
 from serve_app.router.headers import printable
 from serve_app.router.providers.base import Call, Provider, Reply, Tally, Target, parsed
@@ -84,6 +84,7 @@ class _Reader:
         self._is_first = True
         self._held = bytearray()
         self.tally = Tally()
+        self.failure: AetherError | None = None
         self.response: Mapping[str, Any] | None = None
         """Of a Responses stream that has ended."""
 

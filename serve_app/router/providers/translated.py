@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import orjson
@@ -99,22 +100,15 @@ class _Reader:
         self._decoder = codec.stream_decoder()
         self._encoder = encoder
         self.tally = Tally()
+        self.failure: AetherError | None = None
 
     def take(self, whole: bytes) -> bytes:
         """See `Reader.take`."""
-        out: list[bytes] = []
-        with _understood():
-            for name, data in events(whole):
-                if data == b"[DONE]":
-                    continue
-                out += map(self._encode, self._decoder.decode(name, parsed(data)))
-        return b"".join(out)
+        return self._written(self._decoded(whole))
 
     def rest(self, rest: bytes) -> bytes:
         """See `Reader.rest`."""
-        last = self.take(rest)
-        with _understood():
-            return last + b"".join(map(self._encode, self._decoder.end()))
+        return self._written(chain(self._decoded(rest), self._ending()))
 
     def final_object(self) -> Mapping[str, Any] | None:
         """What the encoder has put together, where its dialect has such an object."""
@@ -123,6 +117,27 @@ class _Reader:
 
     def error(self, error: AetherError) -> bytes:
         return self._encoder.error(error)
+
+    def _written(self, decoded: Iterator[StreamEvent]) -> bytes:
+        out: list[bytes] = []
+        try:
+            with _understood():
+                for event in decoded:
+                    out.append(self._encode(event))  # noqa: PERF401 - what there was before an error is kept
+        except AetherError as exc:
+            if not out:
+                raise
+            self.failure = exc
+        return b"".join(out)
+
+    def _decoded(self, whole: bytes) -> Iterator[StreamEvent]:
+        for name, data in events(whole):
+            if data != b"[DONE]":
+                yield from self._decoder.decode(name, parsed(data))
+
+    def _ending(self) -> Iterator[StreamEvent]:
+        """Asked for only when all before has been decoded."""
+        yield from self._decoder.end()
 
     def _encode(self, event: StreamEvent) -> bytes:
         match event:
