@@ -12,6 +12,7 @@ from serve_app.core.errors import AetherError, InvalidRequestError, MalformedBod
 from serve_app.core.services.requests import header
 from serve_app.core.telemetry import get_logger
 from serve_app.core.telemetry.asgi import REQUEST_ID_KEY, Scope
+from serve_app.router.continued import Continued, continued, continued_events
 from serve_app.router.conversation import Conversations
 from serve_app.router.dialects import anthropic_schema, openai_chat_schema, responses_schema
 from serve_app.router.dialects.canonical import Dialect
@@ -98,6 +99,8 @@ class Endpoints:
         told = resolved if previous is None else {**resolved, "previous_response_id": previous}
         call = Call(Dialect.OPENAI_RESPONSES, body, told)
         answered = await self._gateway.answer(_asking_for(request, call, "openai-responses"))
+        if previous is not None:
+            _tell_previous(answered, previous, is_stream=call.is_stream)
         if answered.is_cached:
             # The one it repeats is stored already.
             return answered
@@ -209,6 +212,15 @@ def parse(body: bytes) -> dict[str, Any]:
 
 def _may_be_last(piece: bytes) -> bool:
     return b"response.completed" in piece or b"response.incomplete" in piece
+
+
+def _tell_previous(answered: Answered, previous: str, *, is_stream: bool) -> None:
+    if answered.pieces is not None:
+        answered.pieces = Continued(answered.pieces, previous)
+    elif answered.body is not None:
+        # What the cache remembers of a stream is a body as well.
+        tell = continued_events if is_stream else continued
+        answered.body = tell(answered.body, previous)
 
 
 def _told(body: Mapping[str, Any]) -> Answered:

@@ -293,6 +293,7 @@ async def test_stored_responses(name: str, chat: openai.AsyncOpenAI, double: Dou
     assert [item["content"] for item in items] == [[{"type": "input_text", "text": "my name is Ada"}]]
     double.plays(Json(response_answer(response_id="resp_2")), on="/responses")
     second = await chat.responses.create(model=name, input="what is it?", previous_response_id=first.id)
+    assert second.previous_response_id == first.id
     assert (await chat.responses.retrieve(second.id)).previous_response_id == first.id
     sent = double.requests[-1].json()
     assert "previous_response_id" not in sent
@@ -317,8 +318,10 @@ async def test_a_streamed_response_can_be_gone_on_from(chat: openai.AsyncOpenAI,
             if event.type == "response.completed":
                 ids.append(event.response.id)
                 await chat.responses.retrieve(ids[0])
-        async for _ in await chat.responses.create(model=name, input="on", previous_response_id=ids[0], stream=True):
-            pass
+        on = await chat.responses.create(model=name, input="on", previous_response_id=ids[0], stream=True)
+        told = [event.response.previous_response_id async for event in on if hasattr(event, "response")]
+        assert len(told) >= 2
+        assert set(told) == {ids[0]}
         # The double's next answer has the same id.
         await chat.responses.delete(ids[0])
 
