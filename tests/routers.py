@@ -5,7 +5,8 @@ import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import uvicorn
 from pydantic import SecretStr
@@ -15,6 +16,7 @@ from configs.settings import GatewaySettings, Settings
 from serve_app.core.domain.ids import new_request_id
 from serve_app.core.telemetry.asgi import AsgiApp, TelemetryMiddleware
 from serve_app.core.telemetry.metrics import CATALOGUE
+from serve_app.router.front import FrontProtocol, Open
 from serve_app.router.providers.local import Inference
 from serve_app.router.replica import RouterReplica
 
@@ -76,8 +78,10 @@ async def running_router(
     keys = {name: SecretStr(value) for name, value in (provider_keys or {}).items()}
     replica = RouterReplica(made_of, catalog, keys, inference or NoInference(), CheckedMetrics())
     app: AsgiApp = TelemetryMiddleware(replica.app, "models", CheckedMetrics(), new_request_id)
+    # As in a replica: the short way of the hot paths is what every test of the router goes.
+    front = cast(type[asyncio.Protocol], partial(FrontProtocol, admission=Open(app)))
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on"))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on", http=front))
     serving = asyncio.create_task(server.serve([listener]))
     while not server.started:
         if serving.done():

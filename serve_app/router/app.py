@@ -8,13 +8,13 @@ from typing import Protocol
 from serve_app.core.clock import Clock
 from serve_app.core.errors import AetherError, MethodNotAllowedError, NotFoundError, RateLimitedError
 from serve_app.core.services.callers import MODELS_TICKET, Authenticator
-from serve_app.core.services.presence import while_present
 from serve_app.core.services.previews import is_preview_host
 from serve_app.core.services.requests import ClientGoneError, bearer_token, header, read_body
 from serve_app.core.telemetry.asgi import REQUEST_ID_KEY, Receive, Scope, Send
 from serve_app.router.delivery import Delivery
 from serve_app.router.dialects.canonical import Dialect
 from serve_app.router.endpoints import Endpoints, Handler, Request
+from serve_app.router.front import while_there
 from serve_app.router.gateway import Answered
 from serve_app.router.headers import Headers, rate_headers
 from serve_app.router.problems import AnthropicProblems, OpenAIProblems, Problems, answer_of, known
@@ -107,7 +107,7 @@ class RouterApp:
             caller = await self._authenticator.authenticate(_token(scope), MODELS_TICKET)
             body = await read_body(scope, receive, self._max_body_bytes)
             request = Request(scope, caller, body, started, rest)
-            await while_present(self._work(route, request, problems, send), receive)
+            await while_there(self._work(route, request, problems, send), scope, receive)
         except ClientGoneError:
             return
         except Exception as exc:  # noqa: BLE001 - the edge: whatever it is, the caller gets an answer

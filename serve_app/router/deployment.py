@@ -1,6 +1,7 @@
 """The Ray Serve shell around the models application, its own ingress at `/v1`."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from pydantic import SecretStr
@@ -17,6 +18,7 @@ from serve_app.core.domain.ids import new_request_id
 from serve_app.core.telemetry import configure_logs, configure_traces
 from serve_app.core.telemetry.asgi import AsgiApp, Receive, Scope, Send, TelemetryMiddleware
 from serve_app.core.telemetry.ray_metrics import RayMetrics
+from serve_app.router.front import Admission, FrontProtocol
 from serve_app.router.handles import InferenceHandle, ModelRoute
 from serve_app.router.replica import RouterReplica
 
@@ -50,11 +52,10 @@ class ModelsDeployment:
         metrics = RayMetrics()
         # What it owns begins and ends with the application's lifespan, in the event loop that serves.
         self._replica = RouterReplica(settings, catalog, provider_keys, InferenceHandle(inference, routes), metrics)
-        self._app: AsgiApp = TelemetryMiddleware(
-            self._replica.app, COMPONENT, metrics, new_request_id, answers_id=False
-        )
-
-        _answer_directly(self._app)
+        served = self._replica.app
+        # Serve puts the request's id into what passes through it, and what does not answers it by itself.
+        self._app: AsgiApp = TelemetryMiddleware(served, COMPONENT, metrics, new_request_id, answers_id=False)
+        _answer_directly(TelemetryMiddleware(served, COMPONENT, metrics, new_request_id))
 
     def __serve_build_asgi_app__(self) -> AsgiApp:
         return self._app
@@ -63,8 +64,8 @@ class ModelsDeployment:
         await self._replica.close()
 
 
-class _Direct:
-    """What a replica's own HTTP server calls, in Serve's fast mode: the application itself, for what is under `PREFIX`.
+class _InSlots(Admission):
+    """The application itself behind a replica's own HTTP port, in Serve's fast mode, for what is under `/v1`.
 
     Between the two Serve copies headers, watches for disconnects, makes ids, and keeps metrics and a log of its own, all
     of which the application does as well; that was a third of a call. Its slots are taken all the same, so that load,
@@ -72,9 +73,8 @@ class _Direct:
     by Serve.
     """
 
-    def __init__(self, serves: Any, application: AsgiApp) -> None:
-        self._serves = serves
-        self._replica = serves.__self__
+    def __init__(self, replica: Any, application: AsgiApp) -> None:
+        self._replica = replica
         self._application = application
         self._metadata = RequestMetadata(
             request_id="direct",
@@ -85,13 +85,11 @@ class _Direct:
             is_direct_ingress=True,
         )
 
+    def has_room(self) -> bool:
+        return not self._replica._semaphore.locked()  # noqa: SLF001 - Ray is pinned to a minor version for such reasons
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        here = self._replica
-        is_ours = scope["type"] == "http" and scope["path"].startswith(PREFIX + "/")
-        if not is_ours or here._semaphore.locked():  # noqa: SLF001 - Ray is pinned to a minor version for such reasons
-            await self._serves(scope, receive, send)
-            return
-        async with here._start_request(self._metadata):  # noqa: SLF001 - the same
+        async with self._replica._start_request(self._metadata):  # noqa: SLF001 - the same
             await self._application(scope, receive, send)
 
 
@@ -100,6 +98,10 @@ def _answer_directly(application: AsgiApp) -> None:
     start_http = serve_replica.start_asgi_http_server
 
     async def start(app: Any, options: HTTPOptions, **others: Any) -> Any:
-        return await start_http(_Direct(app, application), options, **others)
+        serving, server = await start_http(app, options, **others)
+        # It begins to serve in the loop's next turn, and reads then whom to give connections to.
+        server.config.load()
+        server.config.http_protocol_class = partial(FrontProtocol, admission=_InSlots(app.__self__, application))
+        return serving, server
 
     serve_replica.start_asgi_http_server = start

@@ -1,23 +1,24 @@
-"""The pool of connections to providers: sends a request, gives back a bounded answer, translates what goes wrong."""
+"""The way to providers: sends a request over a kept connection, gives back a bounded answer."""
 
 import asyncio
-import ipaddress
-import socket
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 
-import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
 from configs.catalog import Timeouts
-from serve_app.core.errors import InvalidRequestError, ProviderError, TimedOutError
+from serve_app.core.errors import ProviderError, TimedOutError
+from serve_app.router.http.addresses import Resolver
+from serve_app.router.http.connection import Connection, SilentError
+from serve_app.router.http.inflating import Inflater
+from serve_app.router.http.pool import Origin, Pool, Tls
 
-_KEEP_ALIVE_S = 60.0
 _SMALL_BYTES = 256 * 1024
-_MAX_HEADER_BYTES = 32 * 1024
+_NOT_FROM_OUTSIDE = frozenset({"connection", "content-length", "transfer-encoding"})
+"""What a connection is, and where a body ends, is said by us."""
 
 
 @dataclass(frozen=True)
@@ -28,80 +29,94 @@ class Bounds:
     answer_bytes: int
 
 
+@dataclass(frozen=True)
+class _Place:
+    """An address, taken apart."""
+
+    origin: Origin
+    line: str
+    host: str
+
+
 class Incoming:
     """An answer whose head has come."""
 
     def __init__(
-        self, response: aiohttp.ClientResponse, timeouts: Timeouts, bounds: Bounds, first_token_at: float
+        self,
+        connection: Connection,
+        origin: Origin,
+        pool: Pool,
+        timeouts: Timeouts,
+        bounds: Bounds,
+        first_token_at: float,
+        ends_at: float,
     ) -> None:
-        self._response = response
+        self._connection: Connection | None = connection
+        self._origin = origin
+        self._pool = pool
         self._timeouts = timeouts
-        self._first_token_at = first_token_at
         self._bounds = bounds
-        self.status = response.status
-        self.headers = response.headers
+        self._first_token_at = first_token_at
+        self._ends_at = ends_at
+        self.status = connection.status
+        self.headers = connection.headers
+        encoding = self.headers.get("content-encoding", "identity")
+        self._inflater = None if encoding == "identity" else Inflater(encoding)
 
     async def whole(self) -> bytes:
         """The body. Raises `ProviderError` when it is longer than the bound, `TimedOutError` when it stalls."""
-        length = self._response.content_length
-        if length is None or length > _SMALL_BYTES:
+        connection = self._connection
+        length = self.headers.get("content-length", "")
+        if connection is None or self._inflater or not length.isdecimal() or int(length) > _SMALL_BYTES:
             return b"".join([chunk async for chunk in self.chunks()])
-        with _translated():
-            async with asyncio.timeout(self._timeouts.first_token):
-                return await self._response.read()
+        if (whole := connection.whole()) is not None:
+            return whole
+        parts = []
+        deadline = asyncio.get_running_loop().time() + self._timeouts.first_token
+        while part := await connection.read(min(deadline, self._ends_at)):
+            parts.append(part)
+        return b"".join(parts)
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """The body as it comes."""
         size = 0
         deadline = self._first_token_at
         loop = asyncio.get_running_loop()
-        content = self._response.content
-        while True:
-            with _translated():
-                async with asyncio.timeout_at(deadline):
-                    chunk = await content.readany()
+        while (connection := self._connection) is not None:
+            chunk = await connection.read(min(deadline, self._ends_at))
             if not chunk:
                 return
-            size += len(chunk)
-            if size > self._bounds.answer_bytes:
-                raise ProviderError("The provider's answer is too long.", max_bytes=self._bounds.answer_bytes)
-            yield chunk
-            # What the client takes its time for is not the provider's.
-            deadline = loop.time() + self._timeouts.between_tokens
+            for piece in (chunk,) if self._inflater is None else self._inflater.feed(chunk):
+                size += len(piece)
+                if size > self._bounds.answer_bytes:
+                    raise ProviderError("The provider's answer is too long.", max_bytes=self._bounds.answer_bytes)
+                yield piece
+            # What the client takes its time for is not the provider's. A stream that never waits ends all the same.
+            now = loop.time()
+            if now > self._ends_at:
+                raise TimedOutError("The provider's answer took too long.")
+            deadline = now + self._timeouts.between_tokens
 
     def close(self) -> None:
         """End the exchange. A connection whose answer was read to its end is kept, any other one is closed."""
-        self._response.close() if not self._response.content.at_eof() else self._response.release()
-
-
-class _translated:  # noqa: N801 - reads as a word in `with`
-    """The client's errors as ours. A class and not a generator: it stands around every chunk."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
-        match exc:
-            case None:
-                return
-            case TimeoutError():
-                raise TimedOutError("The provider did not answer in time.") from exc
-            case aiohttp.ClientPayloadError():
-                raise ProviderError("The provider broke the answer off.") from exc
-            case aiohttp.InvalidURL() | aiohttp.InvalidUrlClientError():
-                raise ProviderError("The provider's address is not valid.") from exc
-            case aiohttp.ClientError() | OSError() | ValueError():
-                raise ProviderError("The provider cannot be reached, or does not speak HTTP.") from exc
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._pool.give_back(self._origin, connection)
 
 
 class Upstream:
-    """Two pools: providers of the catalogue may be anywhere, an organisation's own only on public addresses."""
+    """Two pools: providers of the catalogue may be anywhere, an organisation's own only on public addresses.
 
-    def __init__(self, bounds: Bounds, *, allows_private: bool = False) -> None:
+    `tls`: for tests, whom to trust.
+    """
+
+    def __init__(self, bounds: Bounds, *, allows_private: bool = False, tls: ssl.SSLContext | None = None) -> None:
         self._bounds = bounds
         self._allows_private = allows_private
-        self._trusted: aiohttp.ClientSession | None = None
-        self._tenants: aiohttp.ClientSession | None = None
+        trusted = Tls(tls)
+        self._public = Resolver(is_public_only=True)
+        self._anywhere = Pool(Resolver(is_public_only=False), trusted)
+        self._guarded = Pool(self._public, trusted)
 
     @asynccontextmanager
     async def post(
@@ -116,94 +131,100 @@ class Upstream:
     async def open(
         self, url: str, body: bytes, headers: Sequence[tuple[str, str]], timeouts: Timeouts, *, is_tenants: bool
     ) -> Incoming:
-        """Send and wait for the head of the answer; the caller closes what it gets.
+        """Send and wait for the head of the answer; the caller closes what it gets. No redirects are followed: a key is
+        for the address it was given for, and nowhere else.
 
         Raises:
             ProviderError: no connection, or no HTTP.
             TimedOutError: no connection within `connect`, no head within `first_token` seconds.
             InvalidRequestError: an organisation's provider is not on a public address.
         """
-        target = URL(url, encoded=True)
-        guarded = is_tenants and not self._allows_private
-        if guarded and not _may_be_public(target.host):
-            raise _private(target.host)
-        session = self._session(guarded)
-        timeout = aiohttp.ClientTimeout(
-            total=timeouts.total, sock_connect=timeouts.connect, connect=None, sock_read=None, ceil_threshold=1e9
-        )
-        first_token_at = asyncio.get_running_loop().time() + timeouts.first_token
-        with _translated():
-            async with asyncio.timeout_at(first_token_at):
-                # No redirects: a key is for the address it was given for, and nowhere else.
-                response = await session.post(
-                    target, data=body, headers=headers, timeout=timeout, allow_redirects=False
-                )
-        return Incoming(response, timeouts, self._bounds, first_token_at)
-
-    def _session(self, guarded: bool) -> aiohttp.ClientSession:
-        """Made when first needed: a session belongs to the event loop it is made in."""
-        if guarded:
-            if self._tenants is None:
-                self._tenants = _new_session(PublicResolver())
-            return self._tenants
-        if self._trusted is None:
-            self._trusted = _new_session(None)
-        return self._trusted
+        place = _place(url)
+        origin = place.origin
+        pool = self._anywhere
+        if is_tenants and not self._allows_private:
+            self._public.check(origin.host)
+            pool = self._guarded
+        head = _head(place, headers, len(body))
+        now = asyncio.get_running_loop().time()
+        ends_at = now + timeouts.total
+        first_token_at = now + timeouts.first_token
+        connection = pool.take(origin)
+        if connection is not None and not await _is_heard(connection, head, body, min(first_token_at, ends_at), pool):
+            # It was closed while it lay there. Nothing of an answer has come, so it is asked again: once, on a new one.
+            connection = None
+        if connection is None:
+            connection = await pool.connect(origin, min(timeouts.connect, timeouts.first_token))
+            if not await _is_heard(connection, head, body, min(first_token_at, ends_at), pool):
+                raise ProviderError("The provider closed the connection before it answered.")
+        try:
+            return Incoming(connection, origin, pool, timeouts, self._bounds, first_token_at, ends_at)
+        except ProviderError:
+            pool.discard(connection)
+            raise
 
     async def close(self) -> None:
-        for session in (self._trusted, self._tenants):
-            if session is not None:
-                await session.close()
+        self._anywhere.close()
+        self._guarded.close()
+        # The event loop closes sockets in its next turn.
+        await asyncio.sleep(0)
 
 
-def _new_session(resolver: AbstractResolver | None) -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S, resolver=resolver),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        # What is passed on must come as it is: no compression is asked for.
-        headers={"accept-encoding": "identity", "user-agent": "AetherOS"},
-        trust_env=False,
-        max_line_size=_MAX_HEADER_BYTES,
-        max_field_size=_MAX_HEADER_BYTES,
-        read_bufsize=64 * 1024,
-    )
-
-
-class PublicResolver(AbstractResolver):
-    """Names resolve to public addresses or not at all, whatever a hostile name server says this time."""
-
-    def __init__(self) -> None:
-        self._inner = ThreadedResolver()
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        found = await self._inner.resolve(host, port, family)
-        if not all(_may_be_public(result["host"]) for result in found):
-            raise _private(host)
-        return found
-
-    async def close(self) -> None:
-        await self._inner.close()
-
-
-def _may_be_public(host: str | None) -> bool:
-    """False for an address that is not public; a name is judged when it is resolved."""
+async def _is_heard(connection: Connection, head: bytes, body: bytes, deadline: float, pool: Pool) -> bool:
+    """Whether an answer has begun. False: the connection ended without a byte. Raises what `exchange` raises."""
+    has_begun = False
     try:
-        address = ipaddress.ip_address((host or "").partition("%")[0])
-    except ValueError:
-        return bool(host)
-    if isinstance(address, ipaddress.IPv6Address) and any(address in network for network in _CARRYING_IPV4):
-        # What stands inside may be anything, and no provider is reached this way.
+        await connection.exchange(head, body, deadline)
+        has_begun = True
+    except SilentError:
         return False
-    return address.is_global and not address.is_multicast
+    finally:
+        if not has_begun:
+            pool.discard(connection)
+    return True
 
 
-_CARRYING_IPV4 = tuple(
-    ipaddress.IPv6Network(network)
-    for network in ("::/96", "::ffff:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")
-)
+@lru_cache(maxsize=2_000)
+def _place(url: str) -> _Place:
+    try:
+        target = URL(url, encoded=True)
+        host, port = target.raw_host, target.port
+        path = target.raw_path_qs
+        named = target.host_port_subcomponent
+    except ValueError as exc:
+        raise ProviderError("The provider's address is not valid.") from exc
+    is_plain = path.isascii() and path.isprintable() and " " not in path
+    if (
+        target.scheme not in {"http", "https"}
+        or not host
+        or not port
+        or not named
+        or not host.isascii()
+        or not is_plain
+    ):
+        raise ProviderError("The provider's address is not valid.")
+    return _Place(Origin(target.scheme, host, port), f"POST {path} HTTP/1.1\r\n", named)
 
 
-def _private(host: str | None) -> InvalidRequestError:
-    return InvalidRequestError(f"The provider's address '{host}' is not a public one.", param="base_url")
+def _head(place: _Place, headers: Sequence[tuple[str, str]], length: int) -> bytes:
+    """Raises `ProviderError` for a header that would end before its value does, such as a key with a line end."""
+    lines = [place.line]
+    given = set()
+    for name, value in headers:
+        lower = name.lower()
+        if lower in _NOT_FROM_OUTSIDE:
+            continue
+        if not _is_line(value) or not _is_line(name):
+            raise ProviderError(f"The value of the header '{lower[:50]}' for this provider has a line end in it.")
+        given.add(lower)
+        lines.append(f"{name}: {value}\r\n")
+    # What is passed on must come as it is: no compression is asked for.
+    for name, value in (("host", place.host), ("accept-encoding", "identity"), ("user-agent", "AetherOS")):
+        if name not in given:
+            lines.append(f"{name}: {value}\r\n")
+    lines.append(f"content-length: {length}\r\n\r\n")
+    return "".join(lines).encode("utf-8", "surrogateescape")
+
+
+def _is_line(text: str) -> bool:
+    return "\n" not in text and "\r" not in text and "\0" not in text
