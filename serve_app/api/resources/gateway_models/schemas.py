@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
 import orjson
@@ -36,25 +36,25 @@ _SECRETS = frozenset(["authorization", "proxy-authorization", "cookie", "x-api-k
 
 Problem = tuple[str, str]
 """(field, what is wrong with it)"""
-_Unreadable = Field(description="ids of stored entries this version cannot read; replace or delete them")
+Entry = TypeVar("Entry", ModelEntry, Alias, ProviderEntry)
 
 
-class ModelsOut(BaseModel):
-    items: list[ModelEntry]
-    unreadable: list[str] = _Unreadable
+class EntriesOut(BaseModel, Generic[Entry]):
+    items: list[Entry]
+    unreadable: list[str] = Field(description="ids of stored entries this version cannot read; replace or delete them")
     next_cursor: str | None
 
 
-class AliasesOut(BaseModel):
-    items: list[Alias]
-    unreadable: list[str] = _Unreadable
-    next_cursor: str | None
+class ModelsOut(EntriesOut[ModelEntry]):
+    pass
 
 
-class ProvidersOut(BaseModel):
-    items: list[ProviderEntry]
-    unreadable: list[str] = _Unreadable
-    next_cursor: str | None
+class AliasesOut(EntriesOut[Alias]):
+    pass
+
+
+class ProvidersOut(EntriesOut[ProviderEntry]):
+    pass
 
 
 def problems_of_any(entry: BaseModel) -> Iterator[Problem]:

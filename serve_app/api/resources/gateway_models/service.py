@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 from pydantic import BaseModel, ValidationError
 
@@ -11,6 +11,7 @@ from configs.catalog import Alias, ModelEntry, ProviderEntry
 from serve_app.api.deps import Services
 from serve_app.api.problems import invalid_field
 from serve_app.api.resources.gateway_models.schemas import (
+    Entry,
     Problem,
     problems_of_any,
     problems_of_model,
@@ -20,7 +21,6 @@ from serve_app.core.db.repositories.gateway import EntryKind
 from serve_app.core.domain.callers import Caller
 from serve_app.core.errors import ConflictError, CorruptedError, NotFoundError
 
-Entry = TypeVar("Entry", ModelEntry, Alias, ProviderEntry)
 _KINDS: dict[type[BaseModel], EntryKind] = {ModelEntry: "model", Alias: "alias", ProviderEntry: "provider"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/-]{0,99}")
 
