@@ -49,7 +49,7 @@ class ModelsDeployment:
             prepare()
         configure_logs(settings.telemetry.log_level, COMPONENT)
         configure_traces(COMPONENT, settings.telemetry.otlp_endpoint)
-        metrics = RayMetrics()
+        metrics = self._metrics = RayMetrics()
         # What it owns begins and ends with the application's lifespan, in the event loop that serves.
         self._replica = RouterReplica(settings, catalog, provider_keys, InferenceHandle(inference, routes), metrics)
         served = self._replica.app
@@ -62,6 +62,7 @@ class ModelsDeployment:
 
     async def __del__(self) -> None:
         await self._replica.close()
+        self._metrics.flush()
 
 
 class _InSlots(Admission):

@@ -176,8 +176,8 @@ async def test_a_sum_that_was_read_while_something_was_settled_does_not_count(
 
 
 async def _forget(store: RedisLimitStore) -> None:
-    keys = await store._redis.keys(f"{store._namespace}:*")
-    await store._redis.delete(*keys)
+    keys = await store._line.call("KEYS", f"{store._namespace}:*")
+    await store._line.call("DEL", *keys)
 
 
 async def test_a_store_that_forgot_everything_is_told_again_once(store: RedisLimitStore) -> None:

@@ -89,7 +89,7 @@ class Replicas:
         return await self.entries()
 
     async def flush(self) -> None:
-        await self._stores[0]._redis.flushall()
+        await self._stores[0]._line.call("FLUSHALL")
 
     async def close(self) -> None:
         for meter in self._meters:

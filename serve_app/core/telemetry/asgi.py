@@ -8,9 +8,9 @@ from typing import Any
 import structlog
 from opentelemetry.trace import SpanKind
 
-from serve_app.core.telemetry.logs import get_logger
+from serve_app.core.telemetry.logs import request_line
 from serve_app.core.telemetry.metrics import Metrics
-from serve_app.core.telemetry.traces import span
+from serve_app.core.telemetry.traces import Carried, are_collected, span
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -43,16 +43,20 @@ class TelemetryMiddleware:
         self._component = component
         self._metrics = metrics
         self._new_request_id = new_request_id
+        self._line = request_line(component)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        headers = {
-            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"] if name in _READ_HEADERS
-        }
-        request_id = headers.pop("x-request-id", "")
+        request_id = ""
+        parent: dict[str, str] = {}
+        for name, value in scope["headers"]:
+            if name == b"x-request-id":
+                request_id = value.decode("latin-1")
+            elif name in _TRACE_HEADERS:
+                parent[name.decode()] = value.decode("latin-1")
         if not _SAFE_ID.fullmatch(request_id):
             request_id = self._new_request_id()
         scope[REQUEST_ID_KEY] = request_id
@@ -67,24 +71,30 @@ class TelemetryMiddleware:
                     message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
             await send(message)
 
-        with (
-            structlog.contextvars.bound_contextvars(request_id=request_id),
-            span(f"{self._component} {method}", headers, SpanKind.SERVER, {"http.request.method": method}) as current,
-        ):
-            try:
-                await self._app(scope, receive, send_with_id)
-            finally:
-                elapsed = time.perf_counter() - started
-                current.set_attribute("http.response.status_code", status)
-                self._metrics.count(
-                    "aether_http_requests", component=self._component, method=method, status=str(status)
-                )
-                self._metrics.observe("aether_http_request_seconds", elapsed, component=self._component, method=method)
-                get_logger().info(
-                    "request", method=method, path=scope["path"], status=status, ms=round(elapsed * 1000, 2)
-                )
+        bound = structlog.contextvars.bind_contextvars(request_id=request_id)
+        trace_id = 0
+        try:
+            if not parent and not are_collected():
+                with Carried() as carried:
+                    trace_id = carried.trace_id
+                    await self._app(scope, receive, send_with_id)
+                return
+            attributes = {"http.request.method": method}
+            with span(f"{self._component} {method}", parent, SpanKind.SERVER, attributes) as current:
+                trace_id = current.get_span_context().trace_id
+                try:
+                    await self._app(scope, receive, send_with_id)
+                finally:
+                    current.set_attribute("http.response.status_code", status)
+        finally:
+            elapsed = time.perf_counter() - started
+            metrics, component = self._metrics, self._component
+            metrics.count("aether_http_requests", component=component, method=method, status=str(status))
+            metrics.observe("aether_http_request_seconds", elapsed, component=component, method=method)
+            self._line(request_id, f"{trace_id:032x}", method, scope["path"], status, round(elapsed * 1000, 2))
+            structlog.contextvars.reset_contextvars(**bound)
 
 
-_READ_HEADERS = frozenset({b"traceparent", b"tracestate", b"x-request-id"})
+_TRACE_HEADERS = frozenset({b"traceparent", b"tracestate"})
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

@@ -6,7 +6,7 @@ A hop carries the W3C `traceparent` as a plain dict (`carrier()`), and the far s
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 _TRACER = "aetheros"
+_NOT_SAMPLED = TraceFlags(0)
 
 
 def configure_traces(component: str, otlp_endpoint: str | None) -> None:
@@ -47,7 +48,19 @@ def span(
 ) -> Iterator[Span]:
     """Run a block as a span, continuing `parent` when a hop brought one. An exception marks it failed."""
     context = extract(parent) if parent and "traceparent" in parent else None
-    with _begun(name, context, kind, attributes) as current:
+    provider = trace.get_tracer_provider()
+    if not isinstance(provider, TracerProvider):
+        with Carried(context) as carried:
+            yield carried.span
+        return
+    with provider.get_tracer(_TRACER).start_as_current_span(
+        name,
+        context=context,
+        kind=kind,
+        attributes=dict(attributes or {}),
+        record_exception=False,
+        set_status_on_exception=False,
+    ) as current:
         try:
             yield current
         except Exception as exc:
@@ -56,28 +69,29 @@ def span(
             raise
 
 
-@contextmanager
-def _begun(name: str, context: Context | None, kind: SpanKind, attributes: Mapping[str, Any] | None) -> Iterator[Span]:
-    provider = trace.get_tracer_provider()
-    if isinstance(provider, TracerProvider):
-        with provider.get_tracer(_TRACER).start_as_current_span(
-            name,
-            context=context,
-            kind=kind,
-            attributes=dict(attributes or {}),
-            record_exception=False,
-            set_status_on_exception=False,
-        ) as current:
-            yield current
-        return
-    # Nobody collects spans here: only the ids go on, so that log lines of one request can be found by one id. This is
-    # a tenth of what a span costs.
-    above = trace.get_current_span(context).get_span_context()
-    trace_id = above.trace_id if above.is_valid else random.getrandbits(128) | 1
-    ids = SpanContext(trace_id, random.getrandbits(64) | 1, is_remote=False, trace_flags=TraceFlags(0))
-    carried = NonRecordingSpan(ids)
-    token = otel_context.attach(trace.set_span_in_context(carried, context))
-    try:
-        yield carried
-    finally:
-        otel_context.detach(token)
+def are_collected() -> bool:
+    """Whether spans go anywhere from this process."""
+    return isinstance(trace.get_tracer_provider(), TracerProvider)
+
+
+class Carried:
+    """A span where nobody collects any: only the ids go on, so that log lines of one request can be found by one id.
+
+    This is a tenth of what a span costs.
+    """
+
+    __slots__ = ("_context", "_token", "span", "trace_id")
+
+    def __init__(self, context: Context | None = None) -> None:
+        self._context = context
+
+    def __enter__(self) -> Self:
+        above = trace.get_current_span(self._context).get_span_context()
+        self.trace_id = above.trace_id if above.is_valid else random.getrandbits(128) | 1
+        ids = SpanContext(self.trace_id, random.getrandbits(64) | 1, is_remote=False, trace_flags=_NOT_SAMPLED)
+        self.span = NonRecordingSpan(ids)
+        self._token = otel_context.attach(trace.set_span_in_context(self.span, self._context))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        otel_context.detach(self._token)

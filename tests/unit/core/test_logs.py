@@ -25,3 +25,22 @@ def test_each_line_is_json_with_its_component_and_without_secrets() -> None:
     assert "aek_secret" not in done.stderr
     assert "Bearer" not in done.stderr
     assert "ValueError: broken" in failed["exception"]
+
+
+REQUESTS = """
+from serve_app.core.telemetry import configure_logs
+from serve_app.core.telemetry.logs import request_line
+for level in ("info", "warning"):
+    configure_logs(level, "test")
+    request_line("test")("req_1", "0af7", "POST", "/v1/x\\udcff", 200, 1.25)
+"""
+
+
+def test_the_line_of_a_request_is_like_any_other_and_obeys_the_level() -> None:
+    done = subprocess.run([sys.executable, "-c", REQUESTS], capture_output=True, text=True, check=True)
+    (line,) = (json.loads(text) for text in done.stderr.splitlines())
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {
+        "event": "request", "component": "test", "level": "info", "request_id": "req_1", "trace_id": "0af7",
+        "method": "POST", "path": "/v1/x?", "status": 200, "ms": 1.25,
+    }  # fmt: skip

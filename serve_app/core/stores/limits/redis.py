@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from hashlib import sha1
 from pathlib import Path
 from typing import Any
 
 from serve_app.core.domain.spending import Budget, Demand
 from serve_app.core.stores.limits.base import Held, Taken, UnregisteredError, Unsettled, Verdict
+from serve_app.core.stores.limits.line import Line, UnknownScriptError
 from serve_app.core.stores.limits.wire import (
     budget_expiry_ms,
     budget_key,
@@ -15,7 +17,7 @@ from serve_app.core.stores.limits.wire import (
     decode_verdict,
     encode_control,
 )
-from serve_app.core.stores.redis import answered, connect, is_unknown_script
+from serve_app.core.stores.redis import answered, attach, connect, greeting, is_unknown_script
 
 _TIMEOUT_S = 5.0
 _PAGE = 500
@@ -39,7 +41,7 @@ class RedisLimitStore:
     def __init__(
         self, url: str, replica_id: str, *, namespace: str = "aether", dead_after_s: float = 20.0, grace_s: float = 3.0
     ) -> None:
-        self._redis = connect(url)
+        self._line = Line(partial(attach, url), greeting(url), _TIMEOUT_S)
         self._namespace = namespace
         self._replica = replica_id
         self._dead_after_ms = int(dead_after_s * 1000)
@@ -79,10 +81,9 @@ class RedisLimitStore:
 
     async def strays(self, known: Sequence[str]) -> tuple[list[str], list[Taken]]:
         name = f"{self._namespace}:open:{self._replica}"
-        async with answered(_TIMEOUT_S):
-            ids = {one.decode() for one in await self._redis.hkeys(name)}
-            strays = list(ids.difference(known))[:_PAGE]
-            records = await self._redis.hmget(name, strays) if strays else []
+        ids = {one.decode() for one in await self._line.call("HKEYS", name)}
+        strays = list(ids.difference(known))[:_PAGE]
+        records = await self._line.call("HMGET", name, *strays) if strays else []
         opened, finished = [], []
         for one, record in zip(strays, records, strict=True):
             if record and record.startswith(b"f"):
@@ -101,21 +102,18 @@ class RedisLimitStore:
         await self._run(self._load, [budget_key(budget, at), spent, generation, budget_expiry_ms(budget, at)])
 
     async def close(self) -> None:
-        await self._redis.aclose()
+        await self._line.close()
 
     async def _run(self, script: _Script, arguments: Sequence[Any]) -> Any:
-        own = (self._namespace, self._replica, self._epoch)
-        async with answered(_TIMEOUT_S):
-            try:
-                answer = await self._redis.execute_command("EVALSHA", script.digest, 0, *own, *arguments)
-            except Exception as exc:
-                if not is_unknown_script(exc):
-                    raise
-                # Scripts do not outlive the server's process. What else it has may be older than what we know.
-                await self._redis.execute_command("EVAL", self._recover.text, 0, *own)
-                for each in (self._exchange, self._register, self._beat, self._unsettled, self._load):
-                    await self._redis.execute_command("SCRIPT LOAD", each.text)
-                answer = await self._redis.execute_command("EVALSHA", script.digest, 0, *own, *arguments)
+        call, own = self._line.call, (self._namespace, self._replica, self._epoch)
+        try:
+            answer = await call("EVALSHA", script.digest, 0, *own, *arguments)
+        except UnknownScriptError:
+            # Scripts do not outlive the server's process. What else it has may be older than what we know.
+            await call("EVAL", self._recover.text, 0, *own)
+            for each in (self._exchange, self._register, self._beat, self._unsettled, self._load):
+                await call("SCRIPT", "LOAD", each.text)
+            answer = await call("EVALSHA", script.digest, 0, *own, *arguments)
         if answer == b"unregistered":
             raise UnregisteredError
         return answer
