@@ -162,8 +162,9 @@ class _Exchange:
         if self.disconnected or self.response_complete:
             return
         if self._has_begun:
-            # Cut short, which the client must see.
-            self._connection.transport.close()
+            # Cut short, which the client must see. One that reads nothing would keep a closing connection open.
+            transport = self._connection.transport
+            transport.abort() if self._flow.write_paused else transport.close()
             return
         self.keep_alive = False
         length = (b"content-length", b"%d" % len(_BROKEN))

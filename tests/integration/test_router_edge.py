@@ -283,14 +283,20 @@ async def test_a_client_that_leaves_stops_the_provider(edge: Routed, double: Dou
     assert entry.cost > 0
 
 
+async def raw_stream(url: str, tenant: Tenant) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A stream whose reader takes what it is told to and no more."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(url).port, limit=1024)
+    body = json.dumps({"model": "gpt", "messages": HI, "stream": True})
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {tenant.key}\r\n"
+    writer.write(f"{head}content-length: {len(body)}\r\n\r\n{body}".encode())
+    return reader, writer
+
+
 async def test_a_client_that_stops_reading_is_given_up(edge: Routed, double: Double) -> None:
     org_id = edge.tenant.caller.org_id
     await SqlGatewayRepository(edge.database).set_limit(org_id, Limit(Scope("organisation", org_id), concurrency=1))
     double.plays(Endless())
-    reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(edge.url).port, limit=1024)
-    body = json.dumps({"model": "gpt", "messages": HI, "stream": True})
-    head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {edge.tenant.key}\r\n"
-    writer.write(f"{head}content-length: {len(body)}\r\n\r\n{body}".encode())
+    reader, writer = await raw_stream(edge.url, edge.tenant)
     request = await asyncio.wait_for(double.received(), 5)
     assert (await edge.chat()).status_code == 429, "it has the only place"
     # It goes on: while it reads, however slowly, it keeps its place.
@@ -306,6 +312,19 @@ async def test_a_client_that_stops_reading_is_given_up(edge: Routed, double: Dou
         while (await edge.chat()).status_code == 429:
             await asyncio.sleep(0.02)
     writer.close()
+
+
+async def test_a_client_that_reads_nothing_keeps_no_connection_open(
+    postgres: Server, valkey: Server, tenant: Tenant, double: Double
+) -> None:
+    catalog = catalog_of([provider("openai", f"{double.url}/v1", "openai-chat")], [model("gpt", "openai")])
+    double.plays(Endless())
+    async with asyncio.timeout(10):
+        # A router closes when its last connection has.
+        async with router_of(postgres, valkey, catalog, send_stall_s=0.3) as router:
+            _, writer = await raw_stream(router.url, tenant)
+            await double.received()
+        writer.close()
 
 
 async def test_a_client_that_leaves_before_the_head_of_a_stream_pays_for_what_may_have_been_read(
