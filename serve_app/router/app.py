@@ -14,7 +14,7 @@ from serve_app.core.telemetry.asgi import REQUEST_ID_KEY, Receive, Scope, Send
 from serve_app.router.delivery import Delivery
 from serve_app.router.dialects.canonical import Dialect
 from serve_app.router.endpoints import Endpoints, Handler, Request
-from serve_app.router.front import while_there
+from serve_app.router.front import while_there, whole_body
 from serve_app.router.gateway import Answered
 from serve_app.router.headers import Headers, rate_headers
 from serve_app.router.problems import AnthropicProblems, OpenAIProblems, Problems, answer_of, known
@@ -105,7 +105,9 @@ class RouterApp:
                 allowed = ", ".join(route.methods)
                 raise MethodNotAllowedError(f"Not allowed: {scope['method']}. Use {allowed}.", allow=allowed)
             caller = await self._authenticator.authenticate(_token(scope), MODELS_TICKET)
-            body = await read_body(scope, receive, self._max_body_bytes)
+            body = whole_body(scope, self._max_body_bytes)
+            if body is None:
+                body = await read_body(scope, receive, self._max_body_bytes)
             request = Request(scope, caller, body, started, rest)
             await while_there(self._work(route, request, problems, send), scope, receive)
         except ClientGoneError:

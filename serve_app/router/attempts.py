@@ -32,6 +32,7 @@ from serve_app.router.loads import Loads
 from serve_app.router.policy import Failure, Route
 from serve_app.router.providers.base import Call, Provider, Reply, Target
 from serve_app.router.view import Candidate
+from serve_app.router.within import Within
 
 _TRIES = 3
 _BASE_S, _CAP_S = 0.2, 4.0
@@ -109,7 +110,7 @@ class Attempts:
             AetherError: the last thing that went wrong when nobody is left to ask.
         """
         try:
-            async with asyncio.timeout(_TOTAL_S):
+            with Within(_TOTAL_S):
                 return await self._begin(call, route, dict(cooling), half_open, may_ask)
         except TimeoutError as exc:
             raise TimedOutError("No provider began to answer in time.") from exc

@@ -74,6 +74,14 @@ async def while_there(work: Coroutine[Any, Any, _T], scope: Scope, receive: Rece
         exchange.working = None
 
 
+def whole_body(scope: Scope, max_bytes: int) -> bytes | None:
+    """The request's body where it came together with the head, and is no larger than that; it is read then."""
+    exchange = scope.get(_PRESENCE_KEY)
+    if not isinstance(exchange, _Exchange) or exchange.more_body or len(exchange.body) > max_bytes:
+        return None
+    return exchange.take()
+
+
 class FrontProtocol(HttpToolsProtocol):
     """One connection from a client or a proxy."""
 
@@ -89,6 +97,8 @@ class FrontProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._admission = admission
         self._begun: _Exchange | None = None
+        self._idle_since = 0.0
+        """0: a request is under way."""
 
     def on_headers_complete(self) -> None:
         parser, url = self.parser, self.url
@@ -126,8 +136,39 @@ class FrontProtocol(HttpToolsProtocol):
             task.add_done_callback(self.tasks.discard)
             self.tasks.add(task)
 
+    def on_response_complete(self) -> None:
+        """As above, but for the alarm: one serves many requests, and finds when it rings that it was too early."""
+        if self.pipeline:
+            super().on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        self._idle_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._set_alarm(self.timeout_keep_alive)
+
+    def _set_alarm(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
+    def _unset_keepalive_if_required(self) -> None:
+        self._idle_since = 0.0
+
+    def timeout_keep_alive_handler(self) -> None:
+        self.timeout_keep_alive_task = None
+        if not self._idle_since:
+            return
+        left_s = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left_s > 0:
+            self._set_alarm(left_s)
+        else:
+            super().timeout_keep_alive_handler()
+
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
         if isinstance(self.cycle, _Exchange):
             self.cycle.leave()
 
@@ -180,13 +221,18 @@ class _Exchange:
         if working is not None:
             working.cancel()
 
+    def take(self) -> bytes:
+        """What has come of the body."""
+        body = bytes(self.body)
+        self.body.clear()
+        self._has_told_end = not self.more_body
+        self._flow.resume_reading()
+        return body
+
     async def receive(self) -> Message:
         while not self.disconnected and not self.response_complete:
             if self.body or not (self.more_body or self._has_told_end):
-                body, self.body = bytes(self.body), bytearray()
-                self._has_told_end = not self.more_body
-                self._flow.resume_reading()
-                return {"type": "http.request", "body": body, "more_body": self.more_body}
+                return {"type": "http.request", "body": self.take(), "more_body": self.more_body}
             await self.message_event.wait()
             self.message_event.clear()
         return {"type": "http.disconnect"}

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -109,9 +109,8 @@ class Gateway:
             headers = [(b"content-type", b"application/json"), (b"x-aether-estimated", b"true")]
             return Answered(headers, body=orjson.dumps({"input_tokens": chosen.needs.input_tokens}))
         policy = await self._policies.of(asking.caller.org_id)
-        scopes = policy.scopes(asking.caller)
         # It costs nothing, and takes its place under the limits of requests like every call.
-        place = Demand(id=new_ledger_id(), limits=tuple(policy.limits[s] for s in scopes if s in policy.limits))
+        place = Demand(id=new_ledger_id(), limits=policy.binding(asking.caller).limits)
         reservation = await self.meter.admit(place)
         try:
             begun = await self.attempts.begin(asking.call, chosen, reservation.cooldowns)
@@ -133,8 +132,8 @@ class Gateway:
     def _demand(self, asking: Asking, policy: Policy, chosen: Route) -> tuple[Demand, LedgerEntry]:
         """What this call may take at most, and its entry as it would be should this process die."""
         caller, needs, first = asking.caller, chosen.needs, chosen.first
-        scopes = policy.scopes(caller)
-        chains = [candidate for chain in chosen.fallbacks.values() for candidate in chain]
+        binding = policy.binding(caller)
+        chains = chosen.stand_ins
         reachable = (*chosen.candidates, *chains)
         most = Usage(input=needs.input_tokens, output=_most_written(asking, chosen, first))
         # For the first and those named to stand in for it. Others an alias may fall back to must not cost more.
@@ -158,12 +157,12 @@ class Gateway:
             duration_ms=0,
             session_id=asking.session_id,
             request_id=asking.request_id,
-            groups=policy.groups.get(caller.user_id, ()),
+            groups=binding.groups,
         )
         demand = Demand(
             id=entry.id,
-            limits=tuple(policy.limits[scope] for scope in scopes if scope in policy.limits),
-            budgets=tuple(budget for scope in scopes for budget in policy.budgets.get(scope, ())),
+            limits=binding.limits,
+            budgets=binding.budgets,
             tokens=most.input + most.output,
             health=tuple({credential.id for candidate in reachable for credential in candidate.credentials}),
             entry=entry,
@@ -199,6 +198,8 @@ class _Call:
         self._reservation = reservation
         self._expected = expected
         self._chosen = chosen
+        self._priced = chosen.first
+        """What is reserved was reckoned for it."""
 
     async def begin(self) -> Answered:
         gateway, asking, reservation = self._g, self._asking, self._reservation
@@ -225,6 +226,8 @@ class _Call:
         return self._answered(begun)
 
     def _is_paid_for(self, candidate: Candidate) -> bool:
+        if candidate is self._priced:
+            return True
         return _worst_cost(self._asking, self._chosen, candidate) <= self._expected.reserved
 
     def _answered(self, begun: Begun) -> Answered:
@@ -276,7 +279,13 @@ class _Call:
     ) -> None:
         elapsed_s = time.perf_counter() - self._asking.started
         # JSON's `true` is an int as well, and the ledger takes none of it.
-        usage = Usage(*(int(min(tokens, _MOST_TOKENS)) for tokens in astuple(usage)))
+        usage = Usage(
+            int(min(usage.input, _MOST_TOKENS)),
+            int(min(usage.output, _MOST_TOKENS)),
+            int(min(usage.cached, _MOST_TOKENS)),
+            int(min(usage.cache_written, _MOST_TOKENS)),
+            int(min(usage.reasoning, _MOST_TOKENS)),
+        )
         price, model = candidate.price_for(usage.input), candidate.model.id
         entry = replace(
             self._expected,

@@ -4,7 +4,7 @@ import asyncio
 import base64
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from configs.catalog import Catalog, ProviderEntry
@@ -21,10 +21,20 @@ _FRESH_S = 2.0
 _STALE_S = 5.0
 _USABLE_S = 60.0
 _MAX_ORGANISATIONS = 2_000
+_MOST_BINDINGS = 1_000
 
 
 class PolicyRepository(Protocol):
     async def policy(self, org_id: OrgId) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Binding:
+    """The limits, budgets and groups of one caller."""
+
+    limits: tuple[Limit, ...]
+    budgets: tuple[Budget, ...]
+    groups: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +48,23 @@ class Policy:
     """By user."""
     cache_ttl_s: int | None
     log_mode: Literal["off", "metadata", "full"]
+
+    _bindings: dict[tuple[str, str | None], Binding] = field(default_factory=dict, init=False, repr=False)
+
+    def binding(self, caller: Caller) -> Binding:
+        """What stands over this caller's calls; found once for each, as a policy does not live long."""
+        name = caller.user_id, caller.key_id
+        found = self._bindings.get(name)
+        if found is None:
+            scopes = self.scopes(caller)
+            if len(self._bindings) >= _MOST_BINDINGS:
+                self._bindings.clear()
+            found = self._bindings[name] = Binding(
+                tuple(self.limits[scope] for scope in scopes if scope in self.limits),
+                tuple(budget for scope in scopes for budget in self.budgets.get(scope, ())),
+                self.groups.get(caller.user_id, ()),
+            )
+        return found
 
     def scopes(self, caller: Caller) -> list[Scope]:
         """Everything this caller's calls count against."""

@@ -57,6 +57,14 @@ class Route:
         """The first candidate's chains: models that fit and can be used."""
         return {failure: self._chain(failure) for failure in FAILURES}
 
+    @property
+    def stand_ins(self) -> tuple[Candidate, ...]:
+        """Everybody in these chains."""
+        named = self.first.model.fallbacks
+        if not (named.error or named.context_length or named.content_policy):
+            return ()
+        return tuple(candidate for failure in FAILURES for candidate in self._chain(failure))
+
     def after(self, failure: Failure, tried: Collection[str]) -> Candidate | None:
         """Who answers instead; `tried` holds the `key` of every candidate called until now.
 

@@ -43,14 +43,14 @@ def _x_goog_api_key(secret: str) -> Headers:
 
 
 def _count(holder: Any, name: str) -> int:
-    value = holder.get(name) if isinstance(holder, Mapping) else None
+    value = holder.get(name) if isinstance(holder, dict) else None
     return value if type(value) is int and value > 0 else 0
 
 
 def openai_usage(body: Mapping[str, Any]) -> Usage | None:
     """Of a completion, of the last chunk of a stream, or of embeddings."""
     usage = body.get("usage")
-    if not isinstance(usage, Mapping):
+    if not isinstance(usage, dict):
         return None
     return Usage(
         input=_count(usage, "prompt_tokens"),
@@ -63,8 +63,8 @@ def openai_usage(body: Mapping[str, Any]) -> Usage | None:
 def responses_usage(body: Mapping[str, Any]) -> Usage | None:
     """Of a response, or of an event that carries one."""
     response = body.get("response", body)
-    usage = response.get("usage") if isinstance(response, Mapping) else None
-    if not isinstance(usage, Mapping):
+    usage = response.get("usage") if isinstance(response, dict) else None
+    if not isinstance(usage, dict):
         return None
     return Usage(
         input=_count(usage, "input_tokens"),
@@ -80,8 +80,8 @@ def anthropic_usage(body: Mapping[str, Any]) -> Usage | None:
     Anthropic counts what was read from and written to its cache beside `input_tokens`, not within.
     """
     message = body.get("message", body)
-    usage = message.get("usage") if isinstance(message, Mapping) else None
-    if not isinstance(usage, Mapping):
+    usage = message.get("usage") if isinstance(message, dict) else None
+    if not isinstance(usage, dict):
         return None
     cached, written = _count(usage, "cache_read_input_tokens"), _count(usage, "cache_creation_input_tokens")
     return Usage(

@@ -3,8 +3,8 @@
 The tail is a UUIDv7 (RFC 9562) in lower-case Crockford base 32.
 """
 
+import os
 import re
-import secrets
 import time
 from typing import NewType
 
@@ -25,13 +25,25 @@ SnapshotId = NewType("SnapshotId", str)
 ConnectorId = NewType("ConnectorId", str)
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_PAIRS = tuple(first + second for first in _ALPHABET for second in _ALPHABET)
+_FIXED_BITS = 0xF << 76 | 0b11 << 62
+_VERSION_AND_VARIANT = 0x7 << 76 | 0b10 << 62
 _PATTERN = re.compile(r"[a-z]{3}_[0-9a-hjkmnp-tv-z]{26}")
 
 
 def _new(prefix: str) -> str:
-    millis = time.time_ns() // 1_000_000
-    value = millis << 80 | 0x7 << 76 | secrets.randbits(12) << 64 | 0b10 << 62 | secrets.randbits(62)
-    return prefix + "_" + "".join(_ALPHABET[value >> shift & 31] for shift in range(125, -1, -5))
+    # Every call to a model makes two: digits are looked up in pairs, and the random bits read in one piece.
+    drawn = int.from_bytes(os.urandom(10), "big")
+    value = time.time_ns() // 1_000_000 << 80 | drawn
+    value = value & ~_FIXED_BITS | _VERSION_AND_VARIANT
+    high, low = value >> 60, value & (1 << 60) - 1
+    pairs = _PAIRS
+    return (
+        f"{prefix}_{pairs[high >> 60]}{pairs[high >> 50 & 1023]}{pairs[high >> 40 & 1023]}{pairs[high >> 30 & 1023]}"
+        f"{pairs[high >> 20 & 1023]}{pairs[high >> 10 & 1023]}{pairs[high & 1023]}{pairs[low >> 50]}"
+        f"{pairs[low >> 40 & 1023]}{pairs[low >> 30 & 1023]}{pairs[low >> 20 & 1023]}{pairs[low >> 10 & 1023]}"
+        f"{pairs[low & 1023]}"
+    )
 
 
 def is_id(text: str, prefix: str) -> bool:

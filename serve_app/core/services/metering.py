@@ -37,7 +37,7 @@ from serve_app.core.telemetry.metrics import Metrics
 
 _DEMANDS, _ENDED, _ENTRIES = 64, 200, 500  # in one turn, in one turn, in one statement
 _COMPANY_S = 0.005  # an ended call waits so long for a demand to travel with
-_LEDGER_EVERY_S = 0.05
+_LEDGER_EVERY_S = 0.2
 _BEAT_S = 1.0
 _SWEEP_BEATS = 10
 _RETRY_S, _LONGEST_RETRY_S = 0.1, 5.0

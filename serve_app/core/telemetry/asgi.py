@@ -5,12 +5,11 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-import structlog
 from opentelemetry.trace import SpanKind
 
-from serve_app.core.telemetry.logs import request_line
+from serve_app.core.telemetry.logs import request_id, request_line
 from serve_app.core.telemetry.metrics import Metrics
-from serve_app.core.telemetry.traces import Carried, are_collected, span
+from serve_app.core.telemetry.traces import span
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -50,16 +49,15 @@ class TelemetryMiddleware:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        request_id = ""
+        told_id = ""
         parent: dict[str, str] = {}
         for name, value in scope["headers"]:
             if name == b"x-request-id":
-                request_id = value.decode("latin-1")
+                told_id = value.decode("latin-1")
             elif name in _TRACE_HEADERS:
                 parent[name.decode()] = value.decode("latin-1")
-        if not _SAFE_ID.fullmatch(request_id):
-            request_id = self._new_request_id()
-        scope[REQUEST_ID_KEY] = request_id
+        own_id = told_id if _SAFE_ID.fullmatch(told_id) else self._new_request_id()
+        scope[REQUEST_ID_KEY] = own_id
         method = scope["method"] if scope["method"] in _METHODS else "OTHER"
         status = 500
 
@@ -68,31 +66,22 @@ class TelemetryMiddleware:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 if self._answers_id:
-                    message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
+                    message["headers"] = [*message.get("headers", []), (b"x-request-id", own_id.encode())]
             await send(message)
 
-        bound = structlog.contextvars.bind_contextvars(request_id=request_id)
-        trace_id = 0
-        try:
-            if not parent and not are_collected():
-                with Carried() as carried:
-                    trace_id = carried.trace_id
-                    await self._app(scope, receive, send_with_id)
-                return
-            attributes = {"http.request.method": method}
-            with span(f"{self._component} {method}", parent, SpanKind.SERVER, attributes) as current:
-                trace_id = current.get_span_context().trace_id
-                try:
-                    await self._app(scope, receive, send_with_id)
-                finally:
-                    current.set_attribute("http.response.status_code", status)
-        finally:
-            elapsed = time.perf_counter() - started
-            metrics, component = self._metrics, self._component
-            metrics.count("aether_http_requests", component=component, method=method, status=str(status))
-            metrics.observe("aether_http_request_seconds", elapsed, component=component, method=method)
-            self._line(request_id, f"{trace_id:032x}", method, scope["path"], status, round(elapsed * 1000, 2))
-            structlog.contextvars.reset_contextvars(**bound)
+        bound = request_id.set(own_id)
+        attributes = {"http.request.method": method}
+        with span(f"{self._component} {method}", parent, SpanKind.SERVER, attributes) as current:
+            try:
+                await self._app(scope, receive, send_with_id)
+            finally:
+                elapsed = time.perf_counter() - started
+                current.set_attribute("http.response.status_code", status)
+                metrics, component = self._metrics, self._component
+                metrics.count("aether_http_requests", component=component, method=method, status=str(status))
+                metrics.observe("aether_http_request_seconds", elapsed, component=component, method=method)
+                self._line(method, scope["path"], status, round(elapsed * 1000, 2))
+                request_id.reset(bound)
 
 
 _TRACE_HEADERS = frozenset({b"traceparent", b"tracestate"})

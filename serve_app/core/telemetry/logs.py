@@ -1,21 +1,26 @@
 """Structured logs: one JSON object a line on stderr, carrying the trace and whatever is bound to the context."""
 
 import logging
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import orjson
 import structlog
-from opentelemetry import trace
 from structlog.typing import EventDict, FilteringBoundLogger
 
+from serve_app.core.telemetry.traces import trace_id
+
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+"""Of the request that is being answered; stands in each of its lines."""
 _SECRET_WORDS = ("secret", "password", "authorization", "api_key", "cookie")
 
 
-def _add_trace(_logger: Any, _method: str, event: EventDict) -> EventDict:
-    context = trace.get_current_span().get_span_context()
-    if context.is_valid:
-        event["trace_id"] = f"{context.trace_id:032x}"
+def _add_ids(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    if found := trace_id():
+        event["trace_id"] = found
+    if request := request_id.get():
+        event.setdefault("request_id", request)
     return event
 
 
@@ -41,7 +46,7 @@ def configure_logs(level: str, component: str) -> None:
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
-            _add_trace,
+            _add_ids,
             _mask_secrets,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -64,7 +69,7 @@ def get_logger() -> FilteringBoundLogger:
 class RequestLine(Protocol):
     """Writes what became of a request, at level info."""
 
-    def __call__(self, request_id: str, trace_id: str, method: str, path: str, status: int, ms: float) -> None: ...
+    def __call__(self, method: str, path: str, status: int, ms: float) -> None: ...
 
 
 def request_line(component: str) -> RequestLine:
@@ -79,7 +84,7 @@ def request_line(component: str) -> RequestLine:
     return _Fast(component, lines) if lines.level <= logging.INFO else _silent
 
 
-def _silent(request_id: str, trace_id: str, method: str, path: str, status: int, ms: float) -> None:
+def _silent(method: str, path: str, status: int, ms: float) -> None:
     """The level says that nobody wants it."""
 
 
@@ -89,10 +94,10 @@ class _Plain:
     def __init__(self, component: str) -> None:
         self._component = component
 
-    def __call__(self, request_id: str, trace_id: str, method: str, path: str, status: int, ms: float) -> None:
+    def __call__(self, method: str, path: str, status: int, ms: float) -> None:
         get_logger().info(
             "request", method=method, path=path, status=status, ms=ms,
-            component=self._component, request_id=request_id, trace_id=trace_id,
+            component=self._component, request_id=request_id.get(), trace_id=trace_id(),
         )  # fmt: skip
 
 
@@ -101,7 +106,7 @@ class _Fast:
         self._component = component
         self._file = lines.file
 
-    def __call__(self, request_id: str, trace_id: str, method: str, path: str, status: int, ms: float) -> None:
+    def __call__(self, method: str, path: str, status: int, ms: float) -> None:
         line = {
             "method": method,
             "path": path,
@@ -109,8 +114,8 @@ class _Fast:
             "ms": ms,
             "event": "request",
             "component": self._component,
-            "request_id": request_id,
-            "trace_id": trace_id,
+            "request_id": request_id.get(),
+            "trace_id": trace_id(),
             "level": "info",
             "timestamp": datetime.now(UTC),
         }

@@ -28,11 +28,13 @@ def test_each_line_is_json_with_its_component_and_without_secrets() -> None:
 
 
 REQUESTS = """
-from serve_app.core.telemetry import configure_logs
-from serve_app.core.telemetry.logs import request_line
+from serve_app.core.telemetry import configure_logs, span
+from serve_app.core.telemetry.logs import request_id, request_line
 for level in ("info", "warning"):
     configure_logs(level, "test")
-    request_line("test")("req_1", "0af7", "POST", "/v1/x\\udcff", 200, 1.25)
+    with span("above", {"traceparent": "00-" + "a" * 32 + "-" + "b" * 16 + "-00"}), span("below"):
+        request_id.set("req_1")
+        request_line("test")("POST", "/v1/x\\udcff", 200, 1.25)
 """
 
 
@@ -41,6 +43,6 @@ def test_the_line_of_a_request_is_like_any_other_and_obeys_the_level() -> None:
     (line,) = (json.loads(text) for text in done.stderr.splitlines())
     assert line.pop("timestamp").endswith("Z")
     assert line == {
-        "event": "request", "component": "test", "level": "info", "request_id": "req_1", "trace_id": "0af7",
+        "event": "request", "component": "test", "level": "info", "request_id": "req_1", "trace_id": "a" * 32,
         "method": "POST", "path": "/v1/x?", "status": 200, "ms": 1.25,
     }  # fmt: skip
