@@ -28,12 +28,38 @@ _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = tuple(first + second for first in _ALPHABET for second in _ALPHABET)
 _FIXED_BITS = 0xF << 76 | 0b11 << 62
 _VERSION_AND_VARIANT = 0x7 << 76 | 0b10 << 62
+_DRAWN = 256
 _PATTERN = re.compile(r"[a-z]{3}_[0-9a-hjkmnp-tv-z]{26}")
+
+
+class _Entropy:
+    """Random numbers of 80 bits, read from the system many at a time."""
+
+    def __init__(self) -> None:
+        self._numbers: list[int] = []
+
+    def take(self) -> int:
+        try:
+            return self._numbers.pop()
+        except IndexError:
+            drawn = os.urandom(10 * _DRAWN)
+            fresh = [int.from_bytes(drawn[at : at + 10], "big") for at in range(0, len(drawn), 10)]
+            last = fresh.pop()
+            self._numbers.extend(fresh)
+            return last
+
+    def forget(self) -> None:
+        self._numbers.clear()
+
+
+_entropy = _Entropy()
+# A child of this process would give out the same numbers.
+os.register_at_fork(after_in_child=_entropy.forget)
 
 
 def _new(prefix: str) -> str:
     # Every call to a model makes two: digits are looked up in pairs, and the random bits read in one piece.
-    drawn = int.from_bytes(os.urandom(10), "big")
+    drawn = _entropy.take()
     value = time.time_ns() // 1_000_000 << 80 | drawn
     value = value & ~_FIXED_BITS | _VERSION_AND_VARIANT
     high, low = value >> 60, value & (1 << 60) - 1

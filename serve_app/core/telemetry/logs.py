@@ -1,5 +1,7 @@
 """Structured logs: one JSON object a line on stderr, carrying the trace and whatever is bound to the context."""
 
+import asyncio
+import atexit
 import logging
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -13,6 +15,8 @@ from serve_app.core.telemetry.traces import trace_id
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """Of the request that is being answered; stands in each of its lines."""
+_LINES_WAIT_S = 0.1
+_MOST_LINES = 100
 _SECRET_WORDS = ("secret", "password", "authorization", "api_key", "cookie")
 
 
@@ -105,6 +109,8 @@ class _Fast:
     def __init__(self, component: str, lines: _Lines) -> None:
         self._component = component
         self._file = lines.file
+        self._waiting: list[bytes] = []
+        atexit.register(self._write)
 
     def __call__(self, method: str, path: str, status: int, ms: float) -> None:
         line = {
@@ -125,4 +131,17 @@ class _Fast:
             # A path may hold what is no text.
             line["path"] = path.encode("utf-8", "replace").decode()
             text = orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z)
-        self._file.write(text)
+        self._waiting.append(text)
+        if len(self._waiting) == 1:
+            # Written a few at a time: each write costs as much as all the rest of this.
+            try:
+                asyncio.get_running_loop().call_later(_LINES_WAIT_S, self._write)
+            except RuntimeError:
+                self._write()
+        elif len(self._waiting) >= _MOST_LINES:
+            self._write()
+
+    def _write(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        if waiting:
+            self._file.write(b"".join(waiting))
