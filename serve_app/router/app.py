@@ -124,14 +124,17 @@ class RouterApp:
 
     async def _work(self, route: _Route, request: Request, problems: Problems, send: Send) -> None:
         answered = await route.handler(request)
-        if answered.reservation is not None:
-            told = answered.reservation
-            answered.headers += rate_headers(problems.dialect, told.requests, told.tokens, self._clock.now())
-        if answered.body is not None:
-            await _send_whole(send, 200, answered.body, answered.headers)
-        else:
-            with Delivery(send, self._send_stall_s) as delivery:
-                await _relay(answered, problems, request.request_id, delivery)
+        try:
+            if answered.reservation is not None:
+                told = answered.reservation
+                answered.headers += rate_headers(problems.dialect, told.requests, told.tokens, self._clock.now())
+            if answered.body is not None:
+                await _send_whole(send, 200, answered.body, answered.headers)
+            else:
+                with Delivery(send, self._send_stall_s) as delivery:
+                    await _relay(answered, problems, request.request_id, delivery)
+        finally:
+            answered.settle()
 
     def _find(self, scope: Scope) -> tuple[_Route, str]:
         path = _path(scope)

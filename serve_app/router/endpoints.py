@@ -99,6 +99,7 @@ class Endpoints:
         told = resolved if previous is None else {**resolved, "previous_response_id": previous}
         call = Call(Dialect.OPENAI_RESPONSES, body, told)
         answered = await self._gateway.answer(_asking_for(request, call, "openai-responses"))
+        answered.settle()
         if previous is not None:
             _tell_previous(answered, previous, is_stream=call.is_stream)
         if answered.is_cached:

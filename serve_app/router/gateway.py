@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import orjson
@@ -60,6 +61,14 @@ class Answered:
     final_object: Callable[[], Mapping[str, Any] | None] | None = None
     error_event: Callable[[AetherError], bytes] | None = None
     is_cached: bool = False
+    on_sent: Callable[[], None] | None = None
+
+    def settle(self) -> None:
+        """A whole answer is paid for: call it when it was sent, or before anything else is waited for, which may be
+        cancelled. A client waits for none of this. A second time does nothing."""
+        pending, self.on_sent = self.on_sent, None
+        if pending is not None:
+            pending()
 
 
 class Gateway:
@@ -246,9 +255,12 @@ class _Call:
             answered.pieces = _Followed(self, begun, reply.pieces, lasting)
             return answered
         answered.body = reply.body
-        self.end(begun, Outcome.COMPLETED, reply.body)
-        self.keep(lasting, reply.body or b"")
+        answered.on_sent = partial(self._end_whole, begun, lasting, reply.body or b"")
         return answered
+
+    def _end_whole(self, begun: Begun, headers: Headers, body: bytes) -> None:
+        self.end(begun, Outcome.COMPLETED, body)
+        self.keep(headers, body)
 
     @property
     def keeps(self) -> bool:
