@@ -291,13 +291,8 @@ class _Call:
     ) -> None:
         elapsed_s = time.perf_counter() - self._asking.started
         # JSON's `true` is an int as well, and the ledger takes none of it.
-        usage = Usage(
-            int(min(usage.input, _MOST_TOKENS)),
-            int(min(usage.output, _MOST_TOKENS)),
-            int(min(usage.cached, _MOST_TOKENS)),
-            int(min(usage.cache_written, _MOST_TOKENS)),
-            int(min(usage.reasoning, _MOST_TOKENS)),
-        )
+        told = (usage.input, usage.output, usage.cached, usage.cache_written, usage.reasoning)
+        usage = Usage(*(int(min(tokens, _MOST_TOKENS)) for tokens in told))
         price, model = candidate.price_for(usage.input), candidate.model.id
         entry = replace(
             self._expected,
