@@ -15,6 +15,7 @@ ENVIRONMENT_READERS = {
     "configs/settings.py": "the one reader of AETHER_* variables",
     "serve_app/embedded/supervisor.py": "what it starts inherits its environment",
     "serve_app/cli/up.py": "the supervisor it starts inherits its environment",
+    "actors/sandbox/inside/supervisor.py": "programs inherit what the image or the backend set",
 }
 _EXEMPTION = re.compile(r"#\s*(noqa|type:\s*ignore|pragma|ruff:)")
 _GOOD_EXEMPTION = re.compile(
