@@ -1,0 +1,156 @@
+"""Control groups of version 1: a folder for each sandbox in each controller's hierarchy, below our own."""
+
+import errno
+import os
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from actors.sandbox.base import Usage
+from actors.sandbox.bubblewrap.cgroups import (
+    Controller,
+    Hierarchy,
+    Quota,
+    open_joins,
+    read_fields,
+    read_number,
+    remove_folders,
+)
+
+_WANTED = ("memory", "pids", "cpu", "cpuacct", "freezer")
+_KNOWN: tuple[Controller, ...] = ("memory", "pids", "cpu", "freezer")
+_PERIOD_US, _LEAST_QUOTA_US = 100_000, 1_000
+_FREEZE_TIMEOUT_S, _FREEZE_POLL_S = 2.0, 0.002
+
+
+class V1Group:
+    """`folders` by controller; hierarchies with two controllers have one folder for both."""
+
+    def __init__(self, folders: Mapping[str, Path], joins: tuple[int, ...]) -> None:
+        self._by_controller = folders
+        self._joins = joins
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        return tuple(dict.fromkeys(self._by_controller.values()))
+
+    @property
+    def joins(self) -> tuple[int, ...]:
+        return self._joins
+
+    def close_joins(self) -> None:
+        for descriptor in self._joins:
+            os.close(descriptor)
+        self._joins = ()
+
+    def usage(self) -> Usage:
+        nanoseconds = self._number("cpuacct", "cpuacct.usage")
+        return Usage(
+            memory_bytes=self._number("memory", "memory.usage_in_bytes"),
+            cpu_s=None if nanoseconds is None else nanoseconds / 1e9,
+            processes=self._number("pids", "pids.current"),
+        )
+
+    def killed_for_memory(self) -> int:
+        folder = self._by_controller.get("memory")
+        return read_fields(folder / "memory.oom_control").get("oom_kill", 0) if folder else 0
+
+    def freeze(self) -> bool:
+        folder = self._by_controller.get("freezer")
+        if folder is None:
+            return False
+        state = folder / "freezer.state"
+        until = time.monotonic() + _FREEZE_TIMEOUT_S
+        try:
+            state.write_text("FROZEN")
+            while state.read_text().strip() != "FROZEN":
+                if time.monotonic() > until:
+                    state.write_text("THAWED")
+                    return False
+                time.sleep(_FREEZE_POLL_S)
+        except OSError:
+            return False
+        return True
+
+    def thaw(self) -> None:
+        if folder := self._by_controller.get("freezer"):
+            with suppress(OSError):
+                (folder / "freezer.state").write_text("THAWED")
+
+    def _number(self, controller: str, name: str) -> int | None:
+        folder = self._by_controller.get(controller)
+        return read_number(folder / name) if folder else None
+
+
+class V1Groups:
+    """`places`: a folder of ours by controller."""
+
+    def __init__(self, places: Mapping[str, Path]) -> None:
+        self._places = places
+
+    @property
+    def controllers(self) -> frozenset[Controller]:
+        return frozenset(one for one in _KNOWN if one in self._places)
+
+    @property
+    def places(self) -> frozenset[Path]:
+        return frozenset(self._places.values())
+
+    def create(self, name: str, quota: Quota) -> V1Group:
+        folders = {controller: place / name for controller, place in self._places.items()}
+        distinct = tuple(dict.fromkeys(folders.values()))
+        try:
+            for folder in distinct:
+                folder.mkdir()
+            for controller, folder in folders.items():
+                _limit(controller, folder, quota)
+            # Not cgroup.procs: a thread that moves itself alone does not stop the forks of the whole machine.
+            return V1Group(folders, open_joins(folder / "tasks" for folder in distinct))
+        except BaseException:
+            remove_folders(distinct)
+            raise
+
+    def close(self) -> None:
+        remove_folders(dict.fromkeys(self._places.values()))
+
+
+def _limit(controller: str, folder: Path, quota: Quota) -> None:
+    match controller:
+        case "memory":
+            (folder / "memory.limit_in_bytes").write_text(str(quota.memory_bytes))
+            with_swap = folder / "memory.memsw.limit_in_bytes"
+            if with_swap.exists():
+                with_swap.write_text(str(quota.memory_bytes))
+        case "pids":
+            (folder / "pids.max").write_text(str(quota.processes))
+        case "cpu":
+            (folder / "cpu.cfs_period_us").write_text(str(_PERIOD_US))
+            try:
+                (folder / "cpu.cfs_quota_us").write_text(str(max(_LEAST_QUOTA_US, round(quota.cpu * _PERIOD_US))))
+            except OSError as exc:
+                # More than the group we live in has: that one's limit is the narrower, and holds.
+                if exc.errno != errno.EINVAL:
+                    raise
+        case _:
+            pass
+
+
+def find_v1(found: Sequence[Hierarchy], name: str) -> tuple[V1Groups | None, str]:
+    """Make our folder in every hierarchy where we may; without any, say why."""
+    places: dict[str, Path] = {}
+    refused: list[str] = []
+    for hierarchy in found:
+        wanted = [controller for controller in _WANTED if controller in hierarchy.controllers]
+        if not wanted:
+            continue
+        place = hierarchy.own / name
+        try:
+            place.mkdir(exist_ok=True)
+        except OSError as exc:
+            refused.append(f"{place.parent}: {exc.strerror}")
+            continue
+        places |= dict.fromkeys(wanted, place)
+    if not places:
+        return None, f"no control groups may be made here ({refused[0] if refused else 'none are mounted'})"
+    return V1Groups(places), ""
