@@ -3,16 +3,17 @@
 import asyncio
 import base64
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from configs.catalog import Catalog, ProviderEntry
 from serve_app.core.clock import Clock
 from serve_app.core.domain.callers import Caller
 from serve_app.core.domain.ids import OrgId
-from serve_app.core.domain.spending import Budget, Limit, Scope
+from serve_app.core.domain.spending import Limit, Scope
 from serve_app.core.errors import UnavailableError
+from serve_app.core.services.bindings import Binding, Bindings, read_bindings
 from serve_app.core.telemetry import get_logger
 from serve_app.router.keyring import Credential, Keyring, OrgKey
 from serve_app.router.view import View, build_view, read_own
@@ -21,20 +22,10 @@ _FRESH_S = 2.0
 _STALE_S = 5.0
 _USABLE_S = 60.0
 _MAX_ORGANISATIONS = 2_000
-_MOST_BINDINGS = 1_000
 
 
 class PolicyRepository(Protocol):
     async def policy(self, org_id: OrgId) -> dict[str, Any]: ...
-
-
-@dataclass(frozen=True)
-class Binding:
-    """The limits, budgets and groups of one caller."""
-
-    limits: tuple[Limit, ...]
-    budgets: tuple[Budget, ...]
-    groups: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,37 +33,13 @@ class Policy:
     """One organisation's catalogue, limits and habits, as they were a moment ago."""
 
     view: View
-    limits: Mapping[Scope, Limit]
-    budgets: Mapping[Scope, Sequence[Budget]]
-    groups: Mapping[str, tuple[str, ...]]
-    """By user."""
+    bindings: Bindings
     cache_ttl_s: int | None
     log_mode: Literal["off", "metadata", "full"]
 
-    _bindings: dict[tuple[str, str | None], Binding] = field(default_factory=dict, init=False, repr=False)
-
     def binding(self, caller: Caller) -> Binding:
-        """What stands over this caller's calls; found once for each, as a policy does not live long."""
-        name = caller.user_id, caller.key_id
-        found = self._bindings.get(name)
-        if found is None:
-            scopes = self.scopes(caller)
-            if len(self._bindings) >= _MOST_BINDINGS:
-                self._bindings.clear()
-            found = self._bindings[name] = Binding(
-                tuple(self.limits[scope] for scope in scopes if scope in self.limits),
-                tuple(budget for scope in scopes for budget in self.budgets.get(scope, ())),
-                self.groups.get(caller.user_id, ()),
-            )
-        return found
-
-    def scopes(self, caller: Caller) -> list[Scope]:
-        """Everything this caller's calls count against."""
-        scopes = [Scope("organisation", caller.org_id), Scope("user", caller.user_id)]
-        scopes += [Scope("group", group) for group in self.groups.get(caller.user_id, ())]
-        if caller.key_id:
-            scopes.append(Scope("key", caller.key_id))
-        return scopes
+        """What stands over this caller's calls."""
+        return self.bindings.of(caller.user_id, caller.key_id)
 
 
 @dataclass
@@ -158,14 +125,8 @@ class Policies:
     def _build(self, org_id: OrgId, raw: Mapping[str, Any]) -> Policy:
         own = read_own(raw["providers"], raw["models"], raw["aliases"])
         keys = [OrgKey(key["id"], key["provider"], base64.b64decode(key["sealed"])) for key in raw["keys"]]
-        organisation = Scope("organisation", org_id)
-        limits: dict[Scope, Limit] = {}
-        if self._default_limit is not None:
-            default = self._default_limit
-            limits[organisation] = Limit(organisation, default.requests, default.tokens, default.concurrency)
-        for limit in raw["limits"]:
-            scope = Scope(limit["scope_kind"], limit["scope_id"])
-            limits[scope] = Limit(scope, limit["requests"], limit["tokens"], limit["concurrency"])
+        bindings = read_bindings(org_id, raw, self._default_limit)
+        limits = bindings.limits
 
         def credentials(provider: ProviderEntry, own_only: bool) -> tuple[Credential, ...]:
             found = self._keyring.credentials(provider, org_id, keys, own_only=own_only)
@@ -180,13 +141,5 @@ class Policies:
         )
         if view.bad:
             get_logger().warning("catalogue entries left out", org_id=org_id, entries=view.bad)
-        groups: dict[str, tuple[str, ...]] = {}
-        for group in raw["groups"]:
-            for user in group["members"]:
-                groups[user] = (*groups.get(user, ()), group["id"])
-        budgets: dict[Scope, list[Budget]] = {}
-        for budget in raw["budgets"]:
-            scope = Scope(budget["scope_kind"], budget["scope_id"])
-            budgets.setdefault(scope, []).append(Budget(budget["id"], scope, budget["amount"], budget["period"]))
         habits = raw["policy"]
-        return Policy(view, limits, budgets, groups, habits["cache_ttl_s"], habits["log_mode"])
+        return Policy(view, bindings, habits["cache_ttl_s"], habits["log_mode"])

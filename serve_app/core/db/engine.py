@@ -16,6 +16,7 @@ from serve_app.core.errors import (
     FencedError,
     MisconfiguredError,
     NotFoundError,
+    QuotaExceededError,
     TooManyMessagesError,
     UnavailableError,
 )
@@ -98,7 +99,8 @@ def owner_engine(url: str) -> AsyncEngine:
     return create_async_engine(async_url(url), pool_size=1, max_overflow=1)
 
 
-_FENCED, _NO_SESSION, _TOO_MANY = "AE001", "AE002", "AE003"
+_FENCED, _NO_SESSION, _TOO_MANY, _QUOTA = "AE001", "AE002", "AE003", "AE004"
+_NO_SNAPSHOT, _STORE_FULL = "AE005", "AE006"
 
 
 @contextmanager
@@ -118,12 +120,26 @@ def translate() -> Iterator[None]:
                 raise NotFoundError("There is no such session.") from exc
             case str(code) if code == _TOO_MANY:
                 raise TooManyMessagesError("Too many messages wait in this session. Let some be answered.") from exc
+            case str(code) if code == _QUOTA:
+                raise QuotaExceededError(
+                    "This organisation has as many sandboxes as it may have. Delete one that is not needed."
+                ) from exc
+            case str(code) if code == _NO_SNAPSHOT:
+                raise NotFoundError("There is no such snapshot.") from exc
+            case str(code) if code == _STORE_FULL:
+                raise QuotaExceededError(
+                    "There are as many snapshots as there may be, or they take as much room as this organisation may "
+                    "have. Delete some; their room is free within two days."
+                ) from exc
             # Class 28: the login is refused. 3D: no such database.
             case str(code) if code[:2] in {"28", "3D"}:
                 raise MisconfiguredError("The database refuses us; see AETHER_DATABASE_URL.") from exc
             # Class 57: operator intervention (shutdown, crash). 08: connection. 53: out of resources.
             case str(code) if code[:2] in {"57", "08", "53"}:
                 raise UnavailableError("The database is restarting. Try again.") from exc
+            # Class 40: undone in favour of somebody else's (a deadlock, for one).
+            case str(code) if code[:2] == "40":
+                raise UnavailableError("The database undid this for another request's sake. Try again.") from exc
             case _ if exc.connection_invalidated:
                 raise UnavailableError("The database cannot be reached right now. Try again.") from exc
             case _:

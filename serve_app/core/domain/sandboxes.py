@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serve_app.core.domain.ids import LeaseId, OrgId, SandboxId, SessionId, SnapshotId, UserId
+from serve_app.core.domain.ids import KeyId, LeaseId, OrgId, SandboxId, SessionId, SnapshotId, UserId
 
 
 class SandboxState(StrEnum):
@@ -28,7 +28,6 @@ class EndReason(StrEnum):
     WALL_LIMIT = "wall_limit"
     LOST = "lost"
     """Its node, its pool or its own supervisor died and no snapshot was there to go back to."""
-    BUDGET = "budget"
     FAILED = "failed"
     """It could not be started."""
 
@@ -69,7 +68,8 @@ class Lease:
 
 @dataclass(frozen=True)
 class Sandbox:
-    """A row. `lease` is there while it is running or frozen."""
+    """A row. `lease` is there while it is running or frozen; `fence` is that of the newest start; `node_id` is where it
+    was last."""
 
     id: SandboxId
     org_id: OrgId
@@ -77,13 +77,17 @@ class Sandbox:
     session_id: SessionId | None
     profile: str
     state: SandboxState
+    fence: int
     lease: Lease | None
+    node_id: str | None
     snapshot_id: SnapshotId | None
     services: tuple[Service, ...]
     created_at: datetime
     active_at: datetime
     ended_at: datetime | None
     end_reason: EndReason | None
+    key_id: KeyId | None = None
+    """The API key it was made with: that key's budgets pay for it."""
 
 
 @dataclass(frozen=True)
@@ -98,5 +102,5 @@ class Snapshot:
     files: int
     size_bytes: int
     stored_bytes: int
-    """What this snapshot added to the store."""
+    """What this snapshot added to the store, and what it keeps there of those before it that are gone."""
     created_at: datetime

@@ -34,10 +34,40 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int, timeout_s: f
         raise SlowBodyError(f"The body did not arrive within {timeout_s:.0f} seconds.") from exc
 
 
+def bounded_body(
+    scope: Scope, receive: Receive, max_bytes: int, *, stall_s: float = 60.0, timeout_s: float = 3600.0
+) -> Receive:
+    """A `receive` for a body that is passed on as it comes, and never held whole. It raises what `read_body` raises.
+
+    `stall_s` is how long each piece may take, `timeout_s` all of them.
+    """
+    must_fit(scope, max_bytes)
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    size = 0
+    is_complete = False
+
+    async def take() -> Any:
+        nonlocal size, is_complete
+        if is_complete:
+            return await receive()
+        try:
+            async with asyncio.timeout(min(stall_s, deadline - asyncio.get_running_loop().time())):
+                message: Any = await receive()
+        except TimeoutError as exc:
+            raise SlowBodyError("The body did not go on arriving.") from exc
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        size += len(message.get("body", b""))
+        if size > max_bytes:
+            raise too_large(max_bytes)
+        is_complete = not message.get("more_body", False)
+        return message
+
+    return take
+
+
 async def _read(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
-    declared = header(scope, b"content-length")
-    if declared is not None and declared.isdigit() and int(declared) > max_bytes:
-        raise too_large(max_bytes)
+    must_fit(scope, max_bytes)
     parts: list[bytes] = []
     size = 0
     while True:
@@ -51,6 +81,13 @@ async def _read(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
         parts.append(part)
         if not message.get("more_body", False):
             return b"".join(parts)
+
+
+def must_fit(scope: Scope, max_bytes: int) -> None:
+    """Raises `BodyTooLargeError` when the declared size passes the limit."""
+    declared = header(scope, b"content-length")
+    if declared is not None and declared.isdigit() and int(declared) > max_bytes:
+        raise too_large(max_bytes)
 
 
 def too_large(max_bytes: int) -> BodyTooLargeError:

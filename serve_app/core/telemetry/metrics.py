@@ -31,8 +31,12 @@ CATALOGUE: dict[str, Metric] = {
     "aether_gateway_refused": Metric("counter", "Calls that a limit or a budget stood against", ("reason",)),
     "aether_gateway_provider_failures": Metric("counter", "Attempts that a provider failed", ("provider", "code")),
     "aether_gateway_ledger_entries": Metric("counter", "Ledger entries written", ()),
+    "aether_sandbox_leases": Metric("counter", "Sandboxes handed out", ("profile",)),
+    "aether_sandbox_lost": Metric("counter", "Leased sandboxes that died by themselves", ("profile",)),
     "aether_session_events": Metric("counter", "Durable session events appended", ("type",)),
     "aether_turn_seconds": Metric("histogram", "Time from claiming a turn to its end", ("outcome",)),
+    "aether_egress_requests": Metric("counter", "Requests of sandboxes to the outside", ("kind", "verdict")),
+    "aether_egress_bytes": Metric("counter", "Bytes sandboxes moved to and from the outside", ("direction",)),
     "aether_outbox_published": Metric("counter", "Outbox rows handed to the broker", ("topic",)),
 }
 
