@@ -46,9 +46,9 @@ class Egress(_Entry):
     """Names; `*.example.org` is every name below it, not itself."""
     ports: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = (443, 80)
     bytes: Annotated[ByteSize, Field(ge=0)] = ByteSize(1024**3)
-    """Both ways together, over a sandbox's life."""
-    connections: Annotated[int, Field(ge=1, le=256)] = 32
-    """At one time."""
+    """Both ways together, as long as a sandbox lives on one node and its pool does."""
+    connections: Annotated[int, Field(ge=1, le=96)] = 32
+    """At one time. The supervisor has 128 for everything."""
 
 
 class Profile(_Entry):
@@ -95,6 +95,11 @@ class Profile(_Entry):
         if self.warm > self.most:
             raise ValueError("warm is more than most")
         return self
+
+    @property
+    def has_way_out(self) -> bool:
+        """There is a proxy on 127.0.0.1 inside, and somebody who answers there."""
+        return bool(self.egress.allow) or self.may_use_connectors
 
     @property
     def nanos_per_second(self) -> int:

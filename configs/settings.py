@@ -6,6 +6,7 @@ unknown `AETHER_*` name or a bad value raises `SettingsError`, which names the v
 
 import difflib
 import os
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import parse_qs, urlsplit
@@ -126,6 +127,29 @@ class SessionSettings(_Group):
     hosts: Annotated[int, Field(ge=1, le=64)] = 1
 
 
+class SandboxSettings(_Group):
+    """Where untrusted code runs."""
+
+    model_config = SettingsConfigDict(env_prefix="AETHER_SANDBOX_")
+    profiles: Path | None = Field(None, description="a file of profiles instead of configs/sandboxes.yaml")
+    per_organisation: Annotated[int, Field(ge=1)] = Field(
+        32, description="how many one organisation may have at one time; ten times as many may be stored"
+    )
+    stored_bytes_per_organisation: Annotated[int, Field(ge=1)] = Field(
+        100 * 1024**3,
+        description="how much of snapshots one organisation may have stored; beyond it makes no new ones",
+    )
+    docker_host: str = Field(
+        "unix:///run/docker.sock", description="the Docker engine, for profiles that want one; on the same machine"
+    )
+    refused_networks: tuple[IPv4Network | IPv6Network, ...] = Field(
+        (), description='networks no sandbox may reach though their addresses are public: ["198.51.100.0/24"]'
+    )
+    run_dir: Path | None = Field(
+        None, description="where sockets and files of sandboxes lie, with a short name; default: in /tmp"
+    )
+
+
 class SecuritySettings(_Group):
     """What the platform signs with."""
 
@@ -201,6 +225,7 @@ class Settings(BaseModel):
         "ray": RaySettings,
         "inference": InferenceSettings,
         "session": SessionSettings,
+        "sandbox": SandboxSettings,
         "security": SecuritySettings,
         "vault": VaultSettings,
         "gateway": GatewaySettings,
@@ -216,6 +241,7 @@ class Settings(BaseModel):
     ray: RaySettings
     inference: InferenceSettings
     session: SessionSettings
+    sandbox: SandboxSettings
     security: SecuritySettings
     vault: VaultSettings
     gateway: GatewaySettings

@@ -3,12 +3,12 @@
 import asyncio
 import os
 import secrets
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
 
+from actors.handles import NAMESPACE, remove_actor
 from actors.session.host import AgentHost
 from actors.session.loop import Workshop
 from actors.session.model import HttpModel
@@ -26,8 +26,6 @@ from serve_app.core.stores.live.redis import RedisLiveEvents
 from serve_app.core.stores.objects.choose import choose_object_store
 from serve_app.core.telemetry import configure_logs, configure_traces, get_logger
 from serve_app.core.telemetry.ray_metrics import RayMetrics
-
-NAMESPACE = "aether"
 
 
 def actor_name(index: int) -> str:
@@ -112,19 +110,4 @@ def start_hosts(settings: Settings, models_url: str, on_start: tuple[Callable[[]
 
 def remove_host(index: int) -> None:
     """End a host if there is one, and wait until its name is free. Its sessions wait in the database."""
-    name = actor_name(index)
-    try:
-        host = ray.get_actor(name, NAMESPACE)
-    except ValueError:
-        return
-    try:
-        ray.get(host.stop.remote(), timeout=10)
-    except ray.exceptions.RayError as exc:
-        get_logger().warning("agent host did not stop by itself", reason=type(exc).__name__)
-    ray.kill(host)
-    for _ in range(100):
-        try:
-            ray.get_actor(name, NAMESPACE)
-        except ValueError:
-            return
-        time.sleep(0.05)
+    remove_actor(actor_name(index))

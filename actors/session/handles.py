@@ -7,7 +7,8 @@ from typing import Any
 
 import ray
 
-from actors.session.actor import NAMESPACE, actor_name
+from actors.handles import NAMESPACE
+from actors.session.actor import actor_name
 from serve_app.core.telemetry import get_logger
 
 

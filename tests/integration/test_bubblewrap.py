@@ -123,6 +123,17 @@ async def test_when_the_pool_is_killed_its_sandboxes_die_and_a_sweep_clears_away
     assert not groups_left(RunFolder(tmp_path).group_name)
 
 
+async def test_whoever_destroys_again_waits_for_the_end_also_when_the_first_was_canceled(kind: Kind) -> None:
+    sandbox = await kind.backend.start(new_sandbox_id(), kind.profile_of(), TOKEN)
+    first = asyncio.create_task(sandbox.destroy())
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    assert sandbox.door.parent.exists()
+    await sandbox.destroy()
+    assert not sandbox.door.parent.exists()
+
+
 async def test_one_run_folder_is_for_one_pool(kind: Kind, tmp_path: Path) -> None:
     other = BubblewrapBackend(tmp_path, lambda folder: find_machine(folder, bubblewrap_program()))
     with pytest.raises(UnavailableError, match="Another sandbox pool"):
@@ -155,6 +166,76 @@ async def test_the_kernel_s_other_doors_are_shut(kind: Kind) -> None:
         lines = [line.split() for line in done.stdout.decode().splitlines()]
         assert len(lines) == 12
         assert {(result, number) for _, result, number in lines} == {("-1", "1"), ("-1", "38")}
+
+
+async def test_terminals_of_the_machine_are_not_one_sandbox_s(kind: Kind) -> None:
+    code = textwrap.dedent("""
+        import os
+        opened = []
+        try:
+            while True: opened.append(os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY))
+        except OSError as exc:
+            print(len(opened), exc.errno)
+    """)
+    async with kind.running() as sandbox:
+        assert (await sandbox.python(code)).stdout == b"64 28\n"
+        assert await sandbox.says("script -qec 'tty; echo yes > /dev/tty' /dev/null") == "/dev/pts/0\r\nyes"
+        assert await sandbox.says("ls /dev") == (
+            "fd\nfull\nnull\nptmx\npts\nrandom\nshm\nstderr\nstdin\nstdout\ntty\nurandom\nzero"
+        )
+        assert (await sandbox.run("touch /dev/x")).exit_code != 0
+
+
+async def test_what_waits_in_sockets_is_limited_too(kind: Kind) -> None:
+    if await kind.means_of("memory") is not Means.CGROUP:
+        pytest.skip("memory is looked at here, and buffers of TCP cannot be seen")
+    code = textwrap.dedent("""
+        import socket
+        server = socket.create_server(("127.0.0.1", 0))
+        kept, total = [], 0
+        for _ in range(60):
+            near = socket.create_connection(server.getsockname())
+            far, _ = server.accept()
+            kept += [near, far]
+            for one in (near, far):
+                one.settimeout(0.02)
+                try:
+                    while True: total += one.send(bytes(1 << 18))
+                except TimeoutError: pass
+        print(total >> 20)
+    """)
+    async with kind.running(memory=64 * 1024**2, disk=16 * 1024**2) as sandbox:
+        done = await sandbox.python(code)
+        assert done.exit_code != 0 or int(done.stdout) < 80
+
+
+async def test_programs_need_no_datagrams(kind: Kind) -> None:
+    code = textwrap.dedent("""
+        import asyncio, socket, uuid
+        found = [one[4][0] for one in socket.getaddrinfo("localhost", 80, type=socket.SOCK_STREAM)]
+        assert found[0] == "127.0.0.1" and set(found) <= {"127.0.0.1", "::1"}
+        assert socket.getaddrinfo("localhost", 80, flags=socket.AI_ADDRCONFIG)
+        assert socket.gethostbyname(socket.gethostname()) == "127.0.0.1"
+        assert socket.getfqdn() and socket.if_nameindex() and uuid.uuid1()
+        async def main():
+            server = await asyncio.start_server(lambda _, writer: writer.close(), "localhost", 8123)
+            reader, writer = await asyncio.open_connection("localhost", 8123)
+            assert await reader.read() == b""
+            writer.close()
+            server.close()
+        asyncio.run(main())
+        try:
+            socket.getaddrinfo("example.org", 80)
+        except socket.gaierror:
+            pass
+        try:
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        except PermissionError:
+            print("ok")
+    """)
+    async with kind.running() as sandbox:
+        done = await sandbox.python(code)
+        assert done.stdout == b"ok\n", done.stdout
 
 
 async def test_packages_are_seen_and_more_can_be_added(kind: Kind) -> None:
@@ -199,8 +280,16 @@ async def test_what_cannot_start_says_why_and_leaves_nothing(tmp_path: Path) -> 
         ability = await backend.ability()
         assert not ability.is_usable
         assert "no namespaces today" in ability.reason
-        with pytest.raises(AetherError):
+        with pytest.raises(AetherError, match="aether doctor"):
             await backend.start(new_sandbox_id(), Profile(id="x"), TOKEN)
         assert not list((tmp_path / "boxes").iterdir())
     finally:
         await backend.close()
+
+
+async def test_callers_learn_nothing_of_the_host_when_one_does_not_start(kind: Kind, tmp_path: Path) -> None:
+    sandbox_id = new_sandbox_id()
+    (tmp_path / "boxes" / sandbox_id).mkdir()
+    with pytest.raises(UnavailableError) as caught:
+        await kind.backend.start(sandbox_id, kind.profile_of(), TOKEN)
+    assert caught.value.message == "The sandbox did not start. Try again."

@@ -1,10 +1,12 @@
 """Whether bubblewrap sandboxes can be had on this machine: tried once, and explained where they cannot."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from actors.sandbox.base import Ability
+from actors.sandbox.base import Ability, Enforced
 from actors.sandbox.bubblewrap.limits import Holds
+from actors.sandbox.bubblewrap.spawning import NotStartedError
 from serve_app.core.errors import AetherError
 
 NAME = "bubblewrap"
@@ -25,6 +27,10 @@ _SWITCHES = (
         ),
     ),
 )
+_CORE_DUMPS = (
+    "but a program that crashes is dumped to a program of the host, as root:"
+    " `sysctl -w kernel.core_pattern=core` keeps that from happening"
+)
 _CONTAINER_MARKS = ("/.dockerenv", "/run/.containerenv")
 _IN_CONTAINER = (
     "this is a container, which may make no namespaces by default: start it with"
@@ -41,9 +47,20 @@ async def find_ability(prepare: Callable[[], Awaitable[Holds]], try_one: Callabl
         return Ability(NAME, is_usable=False, reason=explain(exc.message), limits=())
     try:
         await try_one()
-    except AetherError as exc:
-        return Ability(NAME, is_usable=False, reason=explain(exc.message), limits=holds.limits())
-    return Ability(NAME, is_usable=True, reason="", limits=holds.limits())
+    except (AetherError, NotStartedError) as exc:
+        return Ability(NAME, is_usable=False, reason=explain(str(exc)), limits=holds.limits())
+    return Ability(NAME, is_usable=True, reason="", limits=with_core_dumps(holds.limits()))
+
+
+def with_core_dumps(limits: Sequence[Enforced], root: Path = Path("/")) -> tuple[Enforced, ...]:
+    """Says where it is so that what crashes in a sandbox is handed to a program of the host: no limit keeps it from that."""
+    try:
+        is_piped = (root / "proc/sys/kernel/core_pattern").read_text().startswith("|")
+    except OSError:
+        is_piped = False
+    if not is_piped:
+        return tuple(limits)
+    return tuple(replace(one, note=f"{one.note}; {_CORE_DUMPS}") if one.limit == "disk" else one for one in limits)
 
 
 def explain(failure: str, root: Path = Path("/")) -> str:

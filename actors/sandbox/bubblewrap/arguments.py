@@ -11,7 +11,10 @@ from actors.sandbox.bubblewrap.image import SUPERVISOR, Image
 from actors.sandbox.bubblewrap.spawner import FILTER, INFO, LISTENING, TOKEN
 from actors.sandbox.bubblewrap.stage import BOX, IMAGE
 
-_HIDDEN_FILES = ("cmdline", "keys", "key-users", "latency_stats", "sched_debug", "timer_list", "kallsyms", "modules")
+_HIDDEN_FILES = (
+    "cmdline", "interrupts", "kallsyms", "key-users", "keys", "latency_stats", "modules", "sched_debug", "softirqs",
+    "timer_list",
+)  # fmt: skip
 _HIDDEN_FOLDERS = ("acpi", "asound", "scsi")
 """Of /proc: what tells about the machine and its other tenants, and everybody may read. Each costs a fifth of a
 millisecond of every start, so what only the machine's root may read, which nobody in a sandbox is, is not among them."""
@@ -45,7 +48,7 @@ def bubblewrap_arguments(
         "--as-pid-1", "--die-with-parent", "--new-session",
         "--ro-bind", IMAGE, "/",
         "--proc", "/proc", *masks,
-        "--dev", "/dev", "--bind", f"{BOX}/shm", "/dev/shm", "--remount-ro", "/dev",  # noqa: S108 - the sandbox's own
+        "--dev-bind", "/dev", "/dev", "--bind", f"{BOX}/shm", "/dev/shm",  # noqa: S108 - the sandbox's own
         "--bind", f"{BOX}/tmp", "/tmp",  # noqa: S108 - the same
         "--bind", f"{BOX}/home", HOME, "--bind", f"{BOX}/work", "/work",
         *covered,

@@ -19,12 +19,13 @@ from actors.sandbox.bubblewrap.machine import Machine, RunFolder
 from actors.sandbox.bubblewrap.sandbox import BubblewrapSandbox, remove_box
 from actors.sandbox.bubblewrap.spawner import Order
 from actors.sandbox.bubblewrap.spawners import Spawners
-from actors.sandbox.bubblewrap.spawning import Spawned, SpawnFailedError, Spawning
+from actors.sandbox.bubblewrap.spawning import NotStartedError, Spawned, Spawning
 from actors.sandbox.client import SandboxClient
 from actors.sandbox.dialling import dial_unix
 from configs.sandboxes import Limits, Profile
 from serve_app.core.domain.ids import SandboxId, new_sandbox_id
 from serve_app.core.errors import AetherError, MisconfiguredError, UnavailableError
+from serve_app.core.telemetry import get_logger
 
 _THREADS = 4
 _OOM_SCORE = 300
@@ -75,12 +76,15 @@ class BubblewrapBackend:
             raise UnavailableError("This node's sandbox backend is closed. Try again.")
         ability = self._ability or await self.ability()
         if not ability.is_usable:
-            raise UnavailableError(ability.reason)
+            raise UnavailableError("This node cannot start bubblewrap sandboxes; `aether doctor` says why.")
         # Runs to its end even when the caller is canceled: half a sandbox cannot be cleared away, a whole one can.
         task = asyncio.create_task(self._start(sandbox_id, profile, token), name=f"start {sandbox_id}")
         self._own(task)
         try:
             return await asyncio.shield(task)
+        except NotStartedError as exc:
+            get_logger().error("sandbox did not start", sandbox_id=sandbox_id, reason=str(exc))
+            raise UnavailableError("The sandbox did not start. Try again.") from exc
         except asyncio.CancelledError:
             self._own(asyncio.create_task(_abandon(task), name=f"abandon {sandbox_id}"))
             raise
@@ -126,8 +130,8 @@ class BubblewrapBackend:
             try:
                 spawned = await _spawn(spawning, order, box)
             except BaseException:
-                await remove_box(box, self._executor)
-                machine.identities.give_back(uid)
+                if await remove_box(box, self._executor):
+                    machine.identities.give_back(uid)
                 raise
 
             def discharge() -> None:
@@ -153,7 +157,7 @@ class BubblewrapBackend:
                 self._executor, make_box, self._folder.boxes, sandbox_id, machine.holds.groups, quota, uid, token
             )
         except OSError as exc:
-            raise UnavailableError(f"The sandbox did not start: {exc}. Try again.") from exc
+            raise NotStartedError(f"The sandbox did not start: {exc}.") from exc
 
     def _order(
         self,
@@ -177,7 +181,7 @@ class BubblewrapBackend:
             seeds=list(image.seeds),
             argv=bubblewrap_arguments(
                 image,
-                has_egress=bool(profile.egress.allow) or profile.may_use_connectors,
+                has_egress=profile.has_way_out,
                 disables_user_namespaces=self._disables_user_namespaces,
                 hidden=machine.hidden,
             ),
@@ -199,7 +203,7 @@ class BubblewrapBackend:
     async def _try(self) -> None:
         try:
             sandbox = await self._start(new_sandbox_id(), _PROBE, _PROBE_TOKEN)
-        except AetherError:
+        except (AetherError, NotStartedError):
             if not self._disables_user_namespaces:
                 raise
             # Not to be had where /proc/sys cannot be written; the filter refuses new namespaces as well.
@@ -226,8 +230,8 @@ class BubblewrapBackend:
 async def _spawn(spawning: Spawning, order: Order, box: Box) -> Spawned:
     try:
         return await spawning.spawn(order, box.descriptors())
-    except SpawnFailedError as exc:
-        raise UnavailableError(f"The sandbox did not start: {box.last_words() or exc}.") from exc
+    except NotStartedError as exc:
+        raise NotStartedError(f"The sandbox did not start: {box.last_words() or exc}.") from exc
     finally:
         box.hand_over()
 
@@ -241,7 +245,7 @@ async def _until_it_answers(sandbox: BubblewrapSandbox, token: str) -> None:
         if answer.done() and not answer.exception():
             return
         reason = death.result() if death.done() else str(answer.exception())
-        raise UnavailableError(f"The sandbox did not start: {reason}. Try again.")
+        raise NotStartedError(f"The sandbox did not start: {reason}.")
     finally:
         answer.cancel()
         death.cancel()

@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Literal, Protocol
 from actors.sandbox.base import Usage
 
 Controller = Literal["memory", "pids", "cpu", "freezer"]
+
+_FREEZE_TIMEOUT_S, _FREEZE_POLL_S = 2.0, 0.002
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,11 @@ class Groups(Protocol):
 
     @property
     def controllers(self) -> frozenset[Controller]: ...
+
+    @property
+    def memory_gaps(self) -> tuple[str, ...]:
+        """What the limit of memory does not hold on this machine, in words."""
+        ...
 
     @property
     def places(self) -> frozenset[Path]:
@@ -140,6 +148,22 @@ def remove_folders(folders: Iterable[Path]) -> bool:
         except OSError:
             is_gone = False
     return is_gone
+
+
+def freeze(file: Path, order: str, is_frozen: Callable[[], bool], group: Group) -> bool:
+    """Write the order and wait until nothing in the group runs. False: that cannot be, and it goes on running."""
+    until = time.monotonic() + _FREEZE_TIMEOUT_S
+    try:
+        file.write_text(order)
+        while not is_frozen():
+            if time.monotonic() > until:
+                group.thaw()
+                return False
+            time.sleep(_FREEZE_POLL_S)
+    except OSError:
+        group.thaw()
+        return False
+    return True
 
 
 def open_joins(files: Iterable[Path]) -> tuple[int, ...]:

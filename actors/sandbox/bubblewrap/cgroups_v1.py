@@ -2,7 +2,6 @@
 
 import errno
 import os
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +11,7 @@ from actors.sandbox.bubblewrap.cgroups import (
     Controller,
     Hierarchy,
     Quota,
+    freeze,
     open_joins,
     read_fields,
     read_number,
@@ -21,7 +21,9 @@ from actors.sandbox.bubblewrap.cgroups import (
 _WANTED = ("memory", "pids", "cpu", "cpuacct", "freezer")
 _KNOWN: tuple[Controller, ...] = ("memory", "pids", "cpu", "freezer")
 _PERIOD_US, _LEAST_QUOTA_US = 100_000, 1_000
-_FREEZE_TIMEOUT_S, _FREEZE_POLL_S = 2.0, 0.002
+_TCP_LIMIT = "memory.kmem.tcp.limit_in_bytes"
+_SWAP_LIMIT = "memory.memsw.limit_in_bytes"
+_MOST_TCP_BYTES, _TCP_SHARE = 64 * 1024**2, 4
 
 
 class V1Group:
@@ -61,17 +63,7 @@ class V1Group:
         if folder is None:
             return False
         state = folder / "freezer.state"
-        until = time.monotonic() + _FREEZE_TIMEOUT_S
-        try:
-            state.write_text("FROZEN")
-            while state.read_text().strip() != "FROZEN":
-                if time.monotonic() > until:
-                    state.write_text("THAWED")
-                    return False
-                time.sleep(_FREEZE_POLL_S)
-        except OSError:
-            return False
-        return True
+        return freeze(state, "FROZEN", lambda: state.read_text().strip() == "FROZEN", self)
 
     def thaw(self) -> None:
         if folder := self._by_controller.get("freezer"):
@@ -92,6 +84,13 @@ class V1Groups:
     @property
     def controllers(self) -> frozenset[Controller]:
         return frozenset(one for one in _KNOWN if one in self._places)
+
+    @property
+    def memory_gaps(self) -> tuple[str, ...]:
+        if (place := self._places.get("memory")) is None:
+            return ()
+        gaps = ((_TCP_LIMIT, "buffers of TCP"), (_SWAP_LIMIT, "swap while the whole machine is short of memory"))
+        return tuple(what for file, what in gaps if not (place / file).exists())
 
     @property
     def places(self) -> frozenset[Path]:
@@ -119,9 +118,15 @@ def _limit(controller: str, folder: Path, quota: Quota) -> None:
     match controller:
         case "memory":
             (folder / "memory.limit_in_bytes").write_text(str(quota.memory_bytes))
-            with_swap = folder / "memory.memsw.limit_in_bytes"
-            if with_swap.exists():
-                with_swap.write_text(str(quota.memory_bytes))
+            if (folder / _SWAP_LIMIT).exists():
+                (folder / _SWAP_LIMIT).write_text(str(quota.memory_bytes))
+            else:
+                # What is over the limit must not go to the host's swap instead.
+                (folder / "memory.swappiness").write_text("0")
+            if (folder / _TCP_LIMIT).exists():
+                # Version 1 counts them apart, and the whole machine has one pool of them.
+                most = min(_MOST_TCP_BYTES, quota.memory_bytes // _TCP_SHARE)
+                (folder / _TCP_LIMIT).write_text(str(most))
         case "pids":
             (folder / "pids.max").write_text(str(quota.processes))
         case "cpu":

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from actors.sandbox.bubblewrap.cgroups import (
     Controller,
     Hierarchy,
     Quota,
+    freeze,
     members,
     open_joins,
     read_fields,
@@ -20,7 +20,6 @@ from actors.sandbox.bubblewrap.cgroups import (
 
 _CONTROLLERS: tuple[Controller, ...] = ("memory", "pids", "cpu")
 _PERIOD_US, _LEAST_QUOTA_US = 100_000, 1_000
-_FREEZE_TIMEOUT_S, _FREEZE_POLL_S = 2.0, 0.002
 _MOST_MOVES = 20
 _LEAF = "aether-platform"
 _HOW = "start the platform with `systemd-run --user --scope -p Delegate=yes aether up`"
@@ -56,17 +55,8 @@ class V2Group:
         return read_fields(self._folder / "memory.events").get("oom_kill", 0)
 
     def freeze(self) -> bool:
-        until = time.monotonic() + _FREEZE_TIMEOUT_S
-        try:
-            (self._folder / "cgroup.freeze").write_text("1")
-            while read_fields(self._folder / "cgroup.events").get("frozen") != 1:
-                if time.monotonic() > until:
-                    self.thaw()
-                    return False
-                time.sleep(_FREEZE_POLL_S)
-        except OSError:
-            return False
-        return True
+        events = self._folder / "cgroup.events"
+        return freeze(self._folder / "cgroup.freeze", "1", lambda: read_fields(events).get("frozen") == 1, self)
 
     def thaw(self) -> None:
         with suppress(OSError):
@@ -86,6 +76,10 @@ class V2Groups:
     @property
     def controllers(self) -> frozenset[Controller]:
         return self._controllers
+
+    @property
+    def memory_gaps(self) -> tuple[str, ...]:
+        return ()
 
     @property
     def places(self) -> frozenset[Path]:

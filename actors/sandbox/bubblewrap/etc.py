@@ -15,12 +15,14 @@ _MADE = {
     "hosts": f"127.0.0.1 localhost {HOSTNAME}\n::1 localhost\n",
     "hostname": f"{HOSTNAME}\n",
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n",
+    # Which address can be reached, resolvers ask a datagram socket, which there is none; not every machine has IPv6.
+    "gai.conf": "precedence ::ffff:0:0/96 100\n",
     # Nobody answers there: names are resolved by the proxy, where a sandbox has one.
     "resolv.conf": "options timeout:1 attempts:1\n",
     "shells": "/bin/sh\n/bin/bash\n",
 }
 _COPIED = (
-    "alternatives", "bash.bashrc", "ca-certificates.conf", "debian_version", "fonts", "gai.conf", "host.conf", "inputrc",
+    "alternatives", "bash.bashrc", "ca-certificates.conf", "debian_version", "fonts", "host.conf", "inputrc",
     "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "login.defs", "magic", "mailcap", "mime.types", "netconfig",
     "os-release", "pki/ca-trust/extracted", "pki/tls/certs", "protocols", "rpc", "services", "ssl/cert.pem", "ssl/certs",
     "ssl/openssl.cnf", "terminfo", "timezone",

@@ -1,5 +1,6 @@
 """The image: what every sandbox of one set of packages sees as its root, and how its first process is started from it."""
 
+import marshal
 import os
 import py_compile
 import shutil
@@ -8,6 +9,7 @@ import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from types import CodeType
 
 from actors.sandbox.bubblewrap.etc import make_etc
 from actors.sandbox.bubblewrap.layers import Layers
@@ -17,6 +19,11 @@ SUPERVISOR = PurePosixPath("/opt/aether/supervisor")
 LAYER = PurePosixPath("/opt/aether/python")
 _ENVIRONMENT = ".venv"
 _SYSTEM_FOLDERS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+_STARTING = (
+    "", "refusals", "frames", "channel", "native", "doors", "operations", "oom", "programs", "proc", "killing",
+    "keeper", "trees", "inside", "supervisor", "asked", "pipes", "commands",
+)  # fmt: skip
+"""The supervisor's modules that every sandbox needs, each after those it needs; the package itself first."""
 _COVERED = ("/work", "/tmp", "/home/agent", "/dev", "/proc", "/run")  # noqa: S108 - the sandbox's own
 
 
@@ -128,10 +135,17 @@ def _compile_supervisor(target: Path) -> None:
             py_compile.compile(
                 str(copy), cfile=str(target / "__main__.pyc"), dfile=shown, doraise=True, invalidation_mode=unchecked
             )
+    (target / "start.bin").write_bytes(marshal.dumps([(name, _compiled(source, name)) for name in _STARTING]))
     for folder, _, files in os.walk(target):
         Path(folder).chmod(0o755)
         for name in files:
             Path(folder, name).chmod(0o644)
+
+
+def _compiled(source: Path, name: str) -> CodeType:
+    file = f"{name or '__init__'}.py"
+    # Without what only readers need: it is loaded in every start.
+    return compile((source / file).read_bytes(), str(SUPERVISOR / file), "exec", dont_inherit=True, optimize=2)
 
 
 def _python_environment(python: PurePosixPath) -> list[Seed]:

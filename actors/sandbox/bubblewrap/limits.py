@@ -46,15 +46,7 @@ class Holds:
     def limits(self) -> tuple[Enforced, ...]:
         return (
             self._cpu(),
-            Enforced(
-                "memory", Means.CGROUP, "the workspace lives in memory: the group's limit is memory and disk together"
-            )
-            if self.has("memory")
-            else Enforced(
-                "memory",
-                Means.WATCHDOG,
-                f"{self.why_not}: each process is held by RLIMIT_DATA, all together are looked at four times a second",
-            ),
+            self._memory(),
             Enforced("disk", Means.MOUNT, "a tmpfs of this size"),
             Enforced("inodes", Means.MOUNT, "a tmpfs with so many inodes"),
             Enforced("processes", Means.CGROUP)
@@ -73,6 +65,18 @@ class Holds:
             Means.SECCOMP,
             f"{self.why_not}: a sandbox is bound to whole cores and may not change that; less than one core is refused",
         )
+
+    def _memory(self) -> Enforced:
+        if self.groups is None or not self.has("memory"):
+            return Enforced(
+                "memory",
+                Means.WATCHDOG,
+                f"{self.why_not}: each process is held by RLIMIT_DATA, all together are looked at four times a second;"
+                " buffers of TCP and pipes are not seen",
+            )
+        gaps = "".join(f"; not held: {gap}" for gap in self.groups.memory_gaps)
+        together = "the workspace lives in memory: the group's limit is memory and disk together"
+        return Enforced("memory", Means.CGROUP, together + gaps)
 
     def quota(self, limits: Limits) -> Quota:
         return Quota(limits.memory + limits.disk, limits.processes + _OWN_PROCESSES, limits.cpu)

@@ -33,7 +33,7 @@ class BubblewrapSandbox:
         self._discharge = discharge
         self._dead = asyncio.Event()
         self._reason = ""
-        self._is_destroyed = False
+        self._destruction: asyncio.Task[None] | None = None
         asyncio.get_running_loop().add_reader(spawned.pidfd, self._note_death)
 
     @property
@@ -77,13 +77,12 @@ class BubblewrapSandbox:
             await asyncio.get_running_loop().run_in_executor(self._executor, group.thaw)
 
     async def destroy(self) -> None:
-        if self._is_destroyed:
-            return
-        self._is_destroyed = True
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._spawned.pidfd, signal.SIGKILL)
-        # A canceled caller must not leave half of it.
-        await asyncio.shield(asyncio.create_task(self._clear_away(), name=f"destroy {self._id}"))
+        if self._destruction is None:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._spawned.pidfd, signal.SIGKILL)
+            self._destruction = asyncio.create_task(self._clear_away(), name=f"destroy {self._id}")
+        # A canceled caller must not leave half of it, and whoever calls again waits for the same end.
+        await asyncio.shield(self._destruction)
 
     async def _clear_away(self) -> None:
         # What is frozen does not die of a signal everywhere.
@@ -95,7 +94,8 @@ class BubblewrapSandbox:
             get_logger().error("sandbox does not die", sandbox_id=self._id, pid=self._spawned.pid)
         with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(self._spawned.ended), _REASON_TIMEOUT_S)
-        is_gone = await remove_box(self._box, self._executor)
+        # Its user id is somebody else's next: not while a process of it may live.
+        is_gone = await remove_box(self._box, self._executor) and self._dead.is_set()
         asyncio.get_running_loop().remove_reader(self._spawned.pidfd)
         os.close(self._spawned.pidfd)
         self._dead.set()

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from actors.sandbox.bubblewrap.image import LAYER, Image
 from actors.sandbox.bubblewrap.machine import Machine
-from actors.sandbox.bubblewrap.spawning import Spawning
-from serve_app.core.errors import UnavailableError
+from actors.sandbox.bubblewrap.spawning import NotStartedError, Spawning
 
 _COMPILE = (
     "import compileall, os, sys; os.nice(19);"
@@ -38,7 +37,7 @@ class Spawners:
             try:
                 image = await loop.run_in_executor(self._executor, machine.images.make, key, machine.filter)
             except OSError as exc:
-                raise UnavailableError(f"The sandboxes' image could not be made: {exc}.") from exc
+                raise NotStartedError(f"The sandboxes' image could not be made: {exc}.") from exc
             self._spawners[key] = image, await Spawning.begin(image.plan)
             await self._compile(image.layer)
             return self._spawners[key]

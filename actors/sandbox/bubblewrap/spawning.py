@@ -33,8 +33,8 @@ class Spawned:
     ended: asyncio.Future[int | None]
 
 
-class SpawnFailedError(Exception):
-    """bubblewrap ended before there was a sandbox."""
+class NotStartedError(Exception):
+    """Why there is no sandbox, in sentences for the log and the operator: they may name things of the host."""
 
 
 class Spawning:
@@ -51,7 +51,7 @@ class Spawning:
 
     @classmethod
     async def begin(cls, plan: Plan) -> "Spawning":
-        """Raises `UnavailableError` when it cannot prepare its mounts; the message says what the kernel refused."""
+        """Raises `NotStartedError` when it cannot prepare its mounts; the message says what the kernel refused."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             ours.setblocking(False)
@@ -80,15 +80,11 @@ class Spawning:
     def is_gone(self) -> bool:
         return self._is_gone
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
     async def spawn(self, order: Order, descriptors: Sequence[int]) -> Spawned:
         """`descriptors` as `Order` names them; they stay the caller's.
 
         Raises:
-            SpawnFailedError: what the sandbox wrote to its standard error says why.
+            NotStartedError: what the sandbox wrote to its standard error says why.
             UnavailableError: the spawner has died.
         """
         if self._is_gone:
@@ -144,11 +140,11 @@ class Spawning:
                 if (ended := self._running.pop(name, None)) and not ended.done():
                     ended.set_result(code)
                 if (future := self._starting.get(name)) and not future.done():
-                    future.set_exception(SpawnFailedError(f"bubblewrap ended with {code}"))
+                    future.set_exception(NotStartedError(f"bubblewrap ended with {code}"))
             case {"event": "ready"} if not self._begun.done():
                 self._begun.set_result(None)
             case {"event": "unable", "reason": str(reason)} if not self._begun.done():
-                self._begun.set_exception(UnavailableError(f"No sandbox can be prepared on this machine: {reason}."))
+                self._begun.set_exception(NotStartedError(f"No sandbox can be prepared on this machine: {reason}."))
             case _:
                 pass
 

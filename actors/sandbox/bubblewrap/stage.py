@@ -16,9 +16,15 @@ BOX = "/box"
 FILTER = "/filter"
 PROGRAM = "/program"
 """The folder that holds bubblewrap and its libraries as they lie in the wheel."""
+_MOST_TERMINALS = 64
+"""Of one box. Kernels give out 3,072 to all of them together."""
 BOX_FOLDERS = {"work": 0o755, "home": 0o755, "tmp": 0o1777, "shm": 0o1777}
 
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+_DEVICE_LINKS = {
+    "fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2",
+    "ptmx": "pts/ptmx",
+}  # fmt: skip
 _MOUNT_POINTS = ("proc", "dev", "work", "tmp", "home/agent", "run", "var", "opt/aether")
 
 
@@ -54,9 +60,17 @@ def build(plan: Plan) -> None:
     system.mount("none", "/", None, system.RECURSIVE | system.PRIVATE)
     stage = plan["stage"]
     system.mount("stage", stage, "tmpfs", system.NO_SETUID, "size=4m,nr_inodes=8192,mode=0755")
-    for folder in ("proc", "dev", "tmp", "empty", BOX[1:], *(f"{IMAGE[1:]}/{name}" for name in _MOUNT_POINTS)):
+    for folder in (
+        "proc",
+        "dev/pts",
+        "dev/shm",
+        "tmp",
+        "empty",
+        BOX[1:],
+        *(f"{IMAGE[1:]}/{name}" for name in _MOUNT_POINTS),
+    ):
         os.makedirs(f"{stage}/{folder}", exist_ok=True)
-    for target, text in plan["links"]:
+    for target, text in [*plan["links"], *((f"dev/{name}", text) for name, text in _DEVICE_LINKS.items())]:
         os.makedirs(os.path.dirname(f"{stage}/{target}"), exist_ok=True)
         os.symlink(text, f"{stage}/{target}")
     system.bind("/proc", f"{stage}/proc")
@@ -78,7 +92,7 @@ def _bind(source: str, target: str) -> None:
 
 
 def open_box(size_bytes: int, inodes: int, uid: int, gid: int) -> None:
-    """In a mount namespace of the calling process alone."""
+    """In a mount namespace of the calling process alone: its file system, and terminals of its own."""
     system.unshare(system.NEW_NAMESPACE_MOUNT)
     system.mount(
         "workspace",
@@ -87,6 +101,11 @@ def open_box(size_bytes: int, inodes: int, uid: int, gid: int) -> None:
         system.NO_SETUID | system.NO_DEVICES,
         f"size={size_bytes},nr_inodes={inodes},mode=0755,uid={uid},gid={gid}",
     )
+    # Not bubblewrap's, which has no limit: one sandbox could take every terminal of the machine.
+    system.mount(
+        "terminals", "/dev/pts", "devpts", system.NO_SETUID | system.NO_PROGRAMS,
+        f"newinstance,ptmxmode=0666,mode=620,max={_MOST_TERMINALS}",
+    )  # fmt: skip
 
 
 def fill_box(seeds: Sequence[Seed]) -> None:

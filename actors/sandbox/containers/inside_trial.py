@@ -30,7 +30,11 @@ def main() -> None:
     if sys.version_info < _OLDEST_PYTHON:
         sys.exit(_TOO_OLD)
     is_compiled = bool(compileall.compile_dir(_SUPERVISOR, quiet=2))
-    findings: dict[str, object] = {"compiled": is_compiled, "kernel": os.uname().release}
+    findings: dict[str, object] = {
+        "compiled": is_compiled,
+        "tag": sys.implementation.cache_tag,
+        "kernel": os.uname().release,
+    }
     steps = (
         ("dial", lambda: _dial(expected["dial"])),
         ("root", _root_is_read_only),

@@ -1,7 +1,7 @@
 """Blocking work in threads that is never left behind: cancelling who waits for it waits for its end."""
 
 import asyncio
-import shutil
+import subprocess
 from collections.abc import Callable, Container
 from concurrent.futures import Executor
 from contextlib import suppress
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
+_REMOVAL_S = 60
 
 
 async def to_its_end(work: Callable[[], T], executor: Executor | None = None) -> T:
@@ -30,4 +31,10 @@ def remove_folders(parent: Path, *, keep: Container[str]) -> None:
     with suppress(FileNotFoundError):
         for folder in parent.iterdir():
             if folder.name not in keep:
-                shutil.rmtree(folder, ignore_errors=True)
+                remove_folder(folder)
+
+
+def remove_folder(folder: Path) -> None:
+    """Blocks. Where a container may have written: a tree may be deeper than Python can follow."""
+    with suppress(subprocess.TimeoutExpired):
+        subprocess.run(["rm", "-rf", "--", folder], capture_output=True, timeout=_REMOVAL_S, check=False)

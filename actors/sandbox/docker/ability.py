@@ -39,5 +39,6 @@ def claims(facts: EngineFacts, runtime: Runtime) -> Claims:
         has_cpu_limit=facts.has_cpu_limit,
         has_memory_limit=facts.has_memory_limit,
         has_swap_limit=facts.has_swap_limit,
+        is_host_user=not (runtime.is_gvisor or facts.has_own_users),
         why_not="Docker says that this kernel has no such control group",
     )

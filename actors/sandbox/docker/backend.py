@@ -1,30 +1,26 @@
 """Starts sandboxes as containers of a Docker engine on the same machine."""
 
 import asyncio
-import os
 from contextlib import suppress
 from pathlib import Path
 
 from actors.sandbox.base import Ability
-from actors.sandbox.client import SandboxClient
+from actors.sandbox.containers.entry import START_S, ask, make_folder
 from actors.sandbox.containers.judging import judge
 from actors.sandbox.containers.places import DIAL_NAME, DOOR, SUPERVISOR, TOKEN_NAME, launch
 from actors.sandbox.containers.processes import FirstProcess
 from actors.sandbox.containers.threads import remove_folders, to_its_end
-from actors.sandbox.dialling import dial_unix
 from actors.sandbox.docker.ability import claims, unreachable, unusable
 from actors.sandbox.docker.container import OWNER_LABEL, SANDBOX_LABEL, Bind, Runtime, describe
 from actors.sandbox.docker.dialled import DialledDoor
 from actors.sandbox.docker.engine import Engine
 from actors.sandbox.docker.sandbox import DockerSandbox, reason, remove
-from actors.sandbox.docker.seccomp import docker_profile
 from actors.sandbox.docker.trials import Ready, Trials
 from configs.sandboxes import Profile
 from serve_app.core.clock import Clock
 from serve_app.core.domain.ids import SandboxId
 from serve_app.core.errors import AetherError, MisconfiguredError, UnavailableError, UnenforceableError
 
-_START_S = 30.0
 _LOOK_S = 0.1
 
 
@@ -52,14 +48,12 @@ class DockerBackend:
         self._image = image
         self._folders = run_dir / "boxes"
         self._clock = clock
-        self._seccomp = docker_profile()
         self._trials = Trials(
             engine,
             runtime,
             owner=owner,
             folder=run_dir / "images",
             supervisor=supervisor,
-            seccomp=self._seccomp,
             clock=clock,
         )
         self._ability: Ability | None = None
@@ -112,12 +106,13 @@ class DockerBackend:
         process = None
         self._alive.add(sandbox_id)
         try:
-            await to_its_end(lambda: _make_folders(doors, token))
+            await to_its_end(lambda: make_folder(doors, token))
             door.open()
             container_id = await self._engine.create(container, self._describe(sandbox_id, profile, ready, doors))
             await self._engine.start(container_id)
             state = await self._engine.state(container_id)
             process = FirstProcess.find(state.pid, container_id)
+            self._limit_sockets(process, profile, ready)
             # Under gVisor it is the sandbox's own file server that dials, whoever asks for it inside.
             door.trust(process.pid if process and not self._runtime.is_gvisor else None)
             await self._answer(container_id, door.path, token)
@@ -134,24 +129,29 @@ class DockerBackend:
             ready.image_id,
             self._runtime,
             profile.limits,
-            launch(f"--dial {DOOR}/{DIAL_NAME}" + (" --egress" if profile.egress.allow else "")),
+            launch(f"--dial {DOOR}/{DIAL_NAME}" + (" --egress" if profile.has_way_out else "")),
             (Bind(ready.findings.supervisor, SUPERVISOR), Bind(doors, DOOR)),
             {OWNER_LABEL: self._owner, SANDBOX_LABEL: sandbox_id},
-            self._seccomp,
         )
+
+    def _limit_sockets(self, process: FirstProcess | None, profile: Profile, ready: Ready) -> None:
+        if self._runtime.is_gvisor or ready.facts.counts_sockets:
+            return
+        if process is None or not process.limit_tcp(profile.limits):
+            raise UnavailableError("The sandbox did not start: what its sockets hold could not be limited. Try again.")
 
     async def _answer(self, container: str, door: Path, token: str) -> None:
         """Until the supervisor answers, the container ends, or it takes too long."""
-        asking = asyncio.create_task(_ask(door, token))
+        asking = asyncio.create_task(ask(door, token))
         try:
-            async with asyncio.timeout(_START_S):
+            async with asyncio.timeout(START_S):
                 while not asking.done():
                     await asyncio.wait([asking], timeout=_LOOK_S)
                     if not asking.done() and not (state := await self._engine.state(container)).is_running:
                         raise UnavailableError(f"The sandbox ended while it started. {reason(state)}")
                 await asking
         except TimeoutError as exc:
-            raise UnavailableError(f"The sandbox's supervisor did not answer within {_START_S:.0f} seconds.") from exc
+            raise UnavailableError(f"The sandbox's supervisor did not answer within {START_S:.0f} seconds.") from exc
         finally:
             asking.cancel()
             with suppress(asyncio.CancelledError, AetherError):
@@ -170,20 +170,3 @@ class DockerBackend:
 
     async def close(self) -> None:
         await self._engine.close()
-
-
-async def _ask(door: Path, token: str) -> None:
-    client = SandboxClient(dial_unix(os.fspath(door)), token, answer_timeout_s=_START_S)
-    try:
-        await client.ping()
-    finally:
-        await client.close()
-
-
-def _make_folders(doors: Path, token: str) -> None:
-    doors.mkdir(parents=True)
-    # The container's user is not ours. Nobody else comes here: the run folder above is closed to others.
-    doors.chmod(0o755)
-    path = doors / TOKEN_NAME
-    path.touch(mode=0o644)
-    path.write_text(token, encoding="ascii")

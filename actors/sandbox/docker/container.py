@@ -6,6 +6,7 @@ from pathlib import Path
 
 from actors.sandbox.base import HOME, WORKSPACE
 from actors.sandbox.containers.places import USER_ID, writable_places
+from actors.sandbox.docker.seccomp import docker_profile
 from configs.sandboxes import BackendName, Limits
 
 OWNER_LABEL, SANDBOX_LABEL = "aether.pool", "aether.sandbox"
@@ -49,12 +50,10 @@ def describe(
     command: Sequence[str],
     binds: Sequence[Bind],
     labels: Mapping[str, str],
-    seccomp: str | None,
 ) -> dict[str, object]:
     """The body of `POST /containers/create`. `image` is an id, so that a tag that moves changes nothing here."""
-    security = ["no-new-privileges"]
-    if seccomp and not runtime.is_gvisor:  # gVisor's programs never reach the host's system calls.
-        security.append(f"seccomp={seccomp}")
+    # gVisor's programs never reach the host's system calls.
+    seccomp = None if runtime.is_gvisor else docker_profile()
     memory = limits.memory + limits.disk + runtime.own_bytes
     return {
         "Image": image,
@@ -77,7 +76,7 @@ def describe(
             "Tmpfs": {place.path: ",".join(place.options) for place in writable_places(limits)},
             "Mounts": [_mount(bind) for bind in binds],
             "CapDrop": ["ALL"],
-            "SecurityOpt": security,
+            "SecurityOpt": ["no-new-privileges"] + ([f"seccomp={seccomp}"] if seccomp else []),
             # What lies in a tmpfs is memory to the kernel, so the disk limit is added to the memory limit.
             "Memory": memory,
             "MemorySwap": memory,
@@ -112,7 +111,7 @@ def _tasks(runtime: Runtime, limits: Limits) -> int:
 def _resources(runtime: Runtime, limits: Limits) -> dict[str, int]:
     found = {
         "nofile": limits.open_files,
-        "core": 0,
+        "core": 1,  # of 0 the kernel takes no notice where the host's core_pattern is a pipe; of 1 it makes none at all
         "fsize": int(limits.disk),
         "memlock": _LOCKED_BYTES,
         "msgqueue": 0,

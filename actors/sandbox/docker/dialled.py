@@ -8,15 +8,16 @@ from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
+from actors.sandbox.containers.entry import check_socket_paths
 from actors.sandbox.docker.splice import Splice
 
 _MOST_OFFERS = 16
-_MOST_CLIENTS = 256
+_MOST_CLIENTS = 160
+"""A supervisor serves 128. Each may have 2 MiB under way here, and the sandbox decides for how long."""
 _CLIENT_PATIENCE_S = 10.0
 _DIALS_PER_SECOND = 500
 """What a sandbox may make this process do. A supervisor dials once for each connection a client opens."""
 _HALF_OPEN_LOOK_S = 5.0
-_LONGEST_SOCKET_PATH = 107
 _CREDENTIALS = struct.Struct("3i")
 
 
@@ -27,8 +28,7 @@ class DialledDoor:
     """
 
     def __init__(self, door: Path, dial: Path) -> None:
-        if longest := [path for path in (door, dial) if len(os.fsencode(path)) > _LONGEST_SOCKET_PATH]:
-            raise ValueError(f"{longest[0]} is too long for a Unix socket: choose a shorter run folder")
+        check_socket_paths(door, dial)
         self._paths = door, dial
         self._clients: socket.socket | None = None
         self._dials: socket.socket | None = None

@@ -14,13 +14,16 @@ import docker.errors
 import docker.utils
 import requests.exceptions
 
+from actors.sandbox.containers.processes import end_shim
 from actors.sandbox.containers.threads import to_its_end
 from serve_app.core.errors import NotFoundError, UnavailableError
+from serve_app.core.telemetry import get_logger
 
 T = TypeVar("T")
 _UNIX = "unix://"
 _WORKERS = 8
 _PULL_TIMEOUT_S = 600
+_CONFLICT = 409
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,11 @@ class EngineFacts:
     has_memory_limit: bool
     has_swap_limit: bool
     has_cpu_limit: bool
+    counts_sockets: bool
+    """What sockets hold counts as their owner's memory. That is so in version 2 of control groups only."""
     is_rootless: bool
+    has_own_users: bool
+    """A user id inside is another one outside."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,6 @@ class ContainerState:
     """On the engine's machine; 0 when it does not run."""
     exit_code: int
     was_out_of_memory: bool
-    error: str
 
 
 class Engine:
@@ -63,12 +69,16 @@ class Engine:
 
     async def facts(self) -> EngineFacts:
         found = await self._call(lambda api: api.info())
+        security = found.get("SecurityOptions") or ()
+        is_rootless = any("rootless" in each for each in security)
         return EngineFacts(
             runtimes=frozenset(found.get("Runtimes") or ()),
             has_memory_limit=bool(found.get("MemoryLimit")),
             has_swap_limit=bool(found.get("SwapLimit")),
             has_cpu_limit=bool(found.get("CpuCfsQuota")),
-            is_rootless=any("rootless" in each for each in found.get("SecurityOptions") or ()),
+            counts_sockets=found.get("CgroupVersion") == "2",
+            is_rootless=is_rootless,
+            has_own_users=is_rootless or any("name=userns" in each for each in security),
         )
 
     async def image(self, name: str) -> Image:
@@ -96,7 +106,17 @@ class Engine:
         return str(found["Id"])
 
     async def start(self, container: str) -> None:
-        await self._call(lambda api: api.start(container))
+        """`container` is an id."""
+
+        def start(api: Any) -> None:
+            try:
+                api.start(container)
+            except docker.errors.APIError:
+                # Docker asks gVisor to clear away before that has come to its end, and never again.
+                end_shim(container)
+                raise
+
+        await self._call(start)
 
     async def state(self, container: str) -> ContainerState:
         """Raises `NotFoundError` when there is no such container."""
@@ -106,7 +126,6 @@ class Engine:
             pid=int(found.get("Pid") or 0),
             exit_code=int(found.get("ExitCode") or 0),
             was_out_of_memory=bool(found.get("OOMKilled")),
-            error=str(found.get("Error") or ""),
         )
 
     async def pause(self, container: str) -> None:
@@ -153,13 +172,17 @@ def _knock(address: str) -> None:
 
 @contextmanager
 def _translated() -> Iterator[None]:
+    """Its own words name the host's folders and ids: they go into the log, and no further."""
     try:
         yield
     except docker.errors.NotFound as exc:
-        raise NotFoundError(f"Docker: {exc.explanation}") from exc
+        raise NotFoundError("Docker has nothing of this name.") from exc
     except docker.errors.APIError as exc:
-        raise UnavailableError(f"Docker refused: {exc.explanation or exc}") from exc
+        if exc.status_code != _CONFLICT:  # It is at something else with the same container, and is asked again.
+            get_logger().warning("docker refused", reason=str(exc.explanation or exc))
+        raise UnavailableError("Docker refused; this node's log says why. Try again.") from exc
     except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as exc:
+        get_logger().warning("docker does not answer", reason=str(exc))
         raise UnavailableError(
-            f"Docker's engine does not answer ({exc}). Is it running, and may this user open its socket?"
+            "Docker's engine does not answer. Is it running, and may this user open its socket?"
         ) from exc

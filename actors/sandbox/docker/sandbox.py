@@ -136,4 +136,4 @@ def reason(state: ContainerState) -> str:
     """Why a container has ended, for people."""
     if state.was_out_of_memory:
         return "It used more memory than it may have."
-    return f"Its supervisor ended (exit code {state.exit_code})." + (f" {state.error}" if state.error else "")
+    return f"Its supervisor ended (exit code {state.exit_code})."

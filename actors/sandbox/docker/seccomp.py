@@ -4,6 +4,7 @@ import errno
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 
 from actors.sandbox.bubblewrap.bpf import WORD, Condition
 from actors.sandbox.bubblewrap.seccomp import ALLOWED, ALLOWED_WHEN, MISSING, REFUSED_WHEN
@@ -15,6 +16,7 @@ _WORD_BITS = 32
 _UNCONDITIONAL = frozenset({"prctl"})
 
 
+@cache
 def docker_profile(machine: str | None = None) -> str | None:
     """JSON for Docker's `seccomp=` option. None: there is no table for this machine's architecture."""
     known = _ARCHITECTURES.get(machine or os.uname().machine)

@@ -12,7 +12,7 @@ from actors.sandbox.containers.threads import remove_folders, to_its_end
 from actors.sandbox.containers.trial import LIMITS, TRIAL_S, Bench, Findings, no_python
 from actors.sandbox.docker.container import OWNER_LABEL, Bind, Runtime, describe
 from actors.sandbox.docker.dialled import DialledDoor
-from actors.sandbox.docker.engine import Engine, Image
+from actors.sandbox.docker.engine import Engine, EngineFacts, Image
 from serve_app.core.clock import Clock
 from serve_app.core.errors import MisconfiguredError, NotFoundError, UnavailableError
 from serve_app.core.telemetry import get_logger
@@ -26,6 +26,7 @@ class Ready:
 
     image_id: str
     findings: Findings
+    facts: EngineFacts
 
 
 class Trials:
@@ -39,7 +40,6 @@ class Trials:
         owner: str,
         folder: Path,
         supervisor: Path,
-        seccomp: str | None,
         clock: Clock,
     ) -> None:
         self._engine = engine
@@ -47,7 +47,6 @@ class Trials:
         self._owner = owner
         self._folder = folder
         self._supervisor = supervisor
-        self._seccomp = seccomp
         self._clock = clock
         self._ready: dict[str, Ready] = {}
         self._locks: dict[str, asyncio.Lock] = {}
@@ -68,7 +67,7 @@ class Trials:
 
     async def sweep(self) -> None:
         """Remove what earlier lives compiled."""
-        kept = {ready.findings.supervisor.parents[1].name for ready in self._ready.values()}
+        kept = {ready.findings.supervisor.parent.name for ready in self._ready.values()}
         await to_its_end(lambda: remove_folders(self._folder, keep=kept))
 
     async def _find(self, name: str) -> Image:
@@ -95,6 +94,7 @@ class Trials:
         return image
 
     async def _try(self, name: str, image: Image) -> Ready:
+        facts = await self._engine.facts()
         bench = Bench(self._folder / secrets.token_hex(6), self._supervisor)
         door = DialledDoor(bench.folder / "trial", bench.door / DIAL_NAME)
         container = f"aether-trial-{secrets.token_hex(8)}"
@@ -104,7 +104,7 @@ class Trials:
             door.trust(None)
             container_id = await self._engine.create(container, self._describe(image, bench))
             await self._start(name, container_id)
-            cores = await self._cores(container_id)
+            seen = await self._see(container_id)
             exit_code = await self._exit_code(name, container_id)
             findings = await to_its_end(lambda: bench.conclude(name, exit_code))
         except BaseException:
@@ -114,9 +114,8 @@ class Trials:
             door.close()
             with suppress(NotFoundError):
                 await self._engine.remove(container)
-        if cores is not None:
-            findings = Findings(findings.supervisor, {**findings.told, "cpu": cores})
-        return Ready(image.id, findings)
+        told = {**findings.told, "sockets": facts.counts_sockets, **seen}
+        return Ready(image.id, Findings(findings.supervisor, told), facts)
 
     def _describe(self, image: Image, bench: Bench) -> dict[str, object]:
         command = bench.command(
@@ -124,24 +123,25 @@ class Trials:
         )
         binds = [Bind(bench.door, DOOR)]
         binds += [Bind(source, target, is_writable=source == bench.out) for target, source in bench.binds.items()]
-        return describe(image.id, self._runtime, LIMITS, command, binds, {OWNER_LABEL: self._owner}, self._seccomp)
+        return describe(image.id, self._runtime, LIMITS, command, binds, {OWNER_LABEL: self._owner})
 
     async def _start(self, name: str, container: str) -> None:
         try:
             await self._engine.start(container)
         except UnavailableError as exc:
-            if "python3" in exc.message and "not found" in exc.message:
+            if "python3" in (told := str(exc.__cause__)) and "not found" in told:
                 raise no_python(name) from exc
             raise
 
-    async def _cores(self, container: str) -> float | None:
-        """What the kernel says it lets the container use: gVisor's own clock is no measure of that."""
+    async def _see(self, container: str) -> dict[str, object]:
+        """What the host's kernel says it lets the container use. For cores gVisor's own clock is no measure."""
         state = await self._engine.state(container)
         process = FirstProcess.find(state.pid, container)
         if process is None:
-            return None
+            return {}
         try:
-            return process.cores()
+            cores = process.cores()
+            return {"sockets": process.limit_tcp(LIMITS)} | ({} if cores is None else {"cpu": cores})
         finally:
             process.close()
 

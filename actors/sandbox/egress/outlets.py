@@ -57,7 +57,7 @@ class EgressOutlets:
     def open(self, sandbox: Sandbox, offers: Offers) -> EgressDesk | None:
         """None: the sandbox's profile has no way out."""
         profile = self._profiles.find(sandbox.profile)
-        if profile is None or not (profile.egress.allow or profile.may_use_connectors):
+        if profile is None or not profile.has_way_out:
             return None
         allowance = self._allowance(sandbox.id, profile.egress.bytes)
         party = Party(

@@ -20,6 +20,7 @@ PART_SUFFIX = b".aether-part"
 _CHUNK_BYTES = 512 * 1024
 _MOST_EDITED_BYTES = 16 * 1024 * 1024
 _NEW_MODE = 0o644
+_MOST_NS = 2**63 - 1
 
 _edits = _thread.allocate_lock()
 """Two edits of one file would each write what it had read."""
@@ -36,7 +37,7 @@ def read(channel: Channel, request: "dict[str, object]") -> "dict[str, object]":
                 {
                     "event": "file",
                     "size": status.st_size,
-                    "mtime_ns": status.st_mtime_ns,
+                    "mtime_ns": bounded_ns(status.st_mtime_ns),
                     "mode": status.st_mode & 0o7777,
                 }
             )
@@ -135,7 +136,7 @@ def entry_of(shown: str, status: os.stat_result, folder: int, name: bytes) -> "d
         "path": shown,
         "kind": paths.kind_of(status.st_mode),
         "size": status.st_size,
-        "mtime_ns": status.st_mtime_ns,
+        "mtime_ns": bounded_ns(status.st_mtime_ns),
         "mode": status.st_mode & 0o7777,
     }
     if paths.is_link(status.st_mode):
@@ -144,6 +145,11 @@ def entry_of(shown: str, status: os.stat_result, folder: int, name: bytes) -> "d
         except OSError:
             entry["target"] = ""  # replaced since it was looked at
     return entry
+
+
+def bounded_ns(moment_ns: int) -> int:
+    """A time as the host takes it: of 64 bits. Files may be of the year 1600 or 2300, and some archives' are."""
+    return min(max(moment_ns, -_MOST_NS), _MOST_NS)
 
 
 def mkdir(channel: Channel, request: "dict[str, object]") -> "dict[str, object]":

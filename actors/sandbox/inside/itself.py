@@ -74,7 +74,7 @@ def _halt_all(trees: "Trees") -> bool:
         killing.send(-1, killing.SIGSTOP)
     else:
         killing.halt(trees.keepers)
-    return all(process.is_halted for process in proc.below(os.getpid()))
+    return proc.are_halted(proc.below(os.getpid()))
 
 
 def _disk_use(roots: "list[str]") -> "tuple[int, int]":

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from .paths import Place
 
 MOST_DEPTH = 1000
+MOST_PATH_LETTERS = 4096
+"""The host takes no longer ones, though a tree may be deeper: what lies there is left out."""
 _MOST_LISTED = 100_000
 _BATCH_BYTES = 200 * 1024
 _EVERY = 256
@@ -93,9 +95,13 @@ def _send_entries(
                 is_cut = True
                 break
             is_cut = is_cut or (len(names) == MOST_DEPTH and paths.is_folder(status.st_mode))
-            entry = files.entry_of(paths.to_text(b"/".join(names)), status, folder, names[-1])
+            path = paths.to_text(b"/".join(names))
+            if len(path) > MOST_PATH_LETTERS:
+                is_cut = True
+                continue
+            entry = files.entry_of(path, status, folder, names[-1])
             if for_scan:
-                entry |= {"inode": status.st_ino, "ctime_ns": status.st_ctime_ns}
+                entry |= {"inode": status.st_ino, "ctime_ns": files.bounded_ns(status.st_ctime_ns)}
             batch.add(entry, 200 + sum(json_bytes(str(entry.get(field, ""))) for field in ("path", "target")))
             count += 1
             if count % _EVERY == 0 and channel.is_cancelled():

@@ -81,6 +81,16 @@ def below(root: int) -> "list[Process]":
     return found
 
 
+def are_halted(processes: "list[Process]") -> bool:
+    """Whether none of them forks any more, or runs code of its own, until somebody continues it.
+
+    Whoever has called vfork sleeps in the kernel (D) until its child calls exec. When the child was stopped before that,
+    the parent sleeps on, and gets to its own stop only afterwards.
+    """
+    waited_for = {process.parent for process in processes if process.is_halted}
+    return all(process.is_halted or (process.state == "D" and process.pid in waited_for) for process in processes)
+
+
 def children_of(pid: int) -> "list[int]":
     """Of all its threads."""
     try:

@@ -125,7 +125,9 @@ class _Reading:
             self._result = {"cut": said.get("cut") is True, "skipped": skipped if isinstance(skipped, int) else 0}
             return
         path, number, found = said.get("path"), said.get("line"), said.get("text")
-        if isinstance(path, str) and isinstance(number, int) and isinstance(found, str) and self._left > 0:
+        if not isinstance(path, str) or len(path) > listing.MOST_PATH_LETTERS:
+            return
+        if isinstance(number, int) and isinstance(found, str) and self._left > 0:
             self._left -= 1
             found = found[:_MOST_TEXT]
             size = 100 + listing.json_bytes(path) + listing.json_bytes(found)

@@ -39,7 +39,7 @@ _MESSAGE_LETTERS = 500
 
 
 class Supervisor:
-    """A thread for each connection, and the main one for the dead. `run` returns when SIGTERM came."""
+    """A thread for each connection, and the main one for the dead. `run` returns when SIGTERM came, but never as pid 1."""
 
     def __init__(self, door: "Door", inside: Inside) -> None:
         self._door = door
@@ -50,7 +50,8 @@ class Supervisor:
         self._operations: dict[str, Operation] = {}
 
     def run(self) -> None:
-        wake_fd = self._wake_on({_signal.SIGCHLD, _signal.SIGTERM})
+        # Inside, anybody may say `pkill python3`, and gVisor does not keep that from pid 1 as Linux does.
+        wake_fd = self._wake_on({_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP})
         for _ in range(self._door.waiting):
             self._add_thread()
         trees = self._inside.trees
@@ -59,7 +60,7 @@ class Supervisor:
         while True:
             poll.poll()
             # The numbers of the signals that came.
-            if _signal.SIGTERM in os.read(wake_fd, 4096):
+            if _signal.SIGTERM in os.read(wake_fd, 4096) and os.getpid() != 1:
                 break
             if trees.reap():
                 trees.sweep()

@@ -173,7 +173,7 @@ class _Unpacking:
         parts = _parts_of(raw)
         size = extra.size if extra.size is not None else member.size
         mtime_ns = extra.mtime_ns if extra.mtime_ns is not None else int(member.mtime) * _NANOS
-        mtime_ns = min(max(mtime_ns, -(2**62)), 2**62)
+        mtime_ns = files.bounded_ns(mtime_ns)
         shown = paths.to_text(raw)[:200]
         is_file = member.type in _FILES and not raw.endswith(b"/")
         if size < 0 or (size and not is_file):

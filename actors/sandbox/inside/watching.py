@@ -99,7 +99,11 @@ class _Changes:
         if path in self._paths:
             return
         size = listing.json_bytes(path)
-        if len(self._paths) >= _MOST_PATHS or self._bytes + size > _MOST_PATH_BYTES:
+        if (
+            len(path) > listing.MOST_PATH_LETTERS
+            or len(self._paths) >= _MOST_PATHS
+            or self._bytes + size > _MOST_PATH_BYTES
+        ):
             self.is_cut = True
             return
         self._paths[path] = None

@@ -1,7 +1,6 @@
 """Starts sandboxes through Ray's API, in this process, without a container engine."""
 
 import asyncio
-import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -11,13 +10,12 @@ from pathlib import Path
 from typing import Protocol
 
 from actors.sandbox.base import HOME, WORKSPACE, Ability
-from actors.sandbox.client import SandboxClient
+from actors.sandbox.containers.entry import START_S, ask, make_folder
 from actors.sandbox.containers.judging import Claims, judge
 from actors.sandbox.containers.places import DOOR, SUPERVISOR, TOKEN_NAME, USER_ID, launch
 from actors.sandbox.containers.processes import FirstProcess
 from actors.sandbox.containers.threads import remove_folders, to_its_end
 from actors.sandbox.containers.trial import LIMITS, TRIAL_S, Bench, Findings
-from actors.sandbox.dialling import dial_unix
 from actors.sandbox.ray.needs import Needs, look
 from actors.sandbox.ray.passed import PassedDoor
 from actors.sandbox.ray.sandbox import Orders, RaySandbox
@@ -26,7 +24,6 @@ from configs.sandboxes import Limits, Profile
 from serve_app.core.domain.ids import SandboxId
 from serve_app.core.errors import AetherError, MisconfiguredError, UnavailableError, UnenforceableError
 
-_START_S = 30.0
 _USER = f"{USER_ID}:{USER_ID}"
 _ENV = {"HOME": HOME, "LANG": "C.UTF-8"}
 _UNLIMITED_TRIAL_BYTES = 8 * 1024 * 1024
@@ -103,6 +100,7 @@ class RayBackend:
                 has_cpu_limit=needs.can_limit,
                 has_memory_limit=needs.can_limit,
                 has_swap_limit=True,
+                is_host_user=False,
                 why_not="Ray starts gVisor without control groups when it is not root",
             )
             self._ability = Ability(self.name, is_usable=True, reason="", limits=judge(claims, findings))
@@ -127,12 +125,12 @@ class RayBackend:
         supervisor, process = None, None
         self._alive.add(sandbox_id)
         try:
-            await to_its_end(lambda: _make_folders(folder, token))
+            await to_its_end(lambda: make_folder(folder / "inside", token))
             binds = [Bind(findings.supervisor, SUPERVISOR), Bind(folder / "inside", DOOR)]
             await to_its_end(lambda: made.append(self._create(image, profile.limits, binds, sandbox_id)))
             [name] = made
             process = await self._first_process(name, sandbox_id)
-            supervisor = await self._launch(name, door, has_egress=bool(profile.egress.allow))
+            supervisor = await self._launch(name, door, has_egress=profile.has_way_out)
             await _answer(door.path, token, supervisor)
             (folder / "inside" / TOKEN_NAME).unlink()
         except BaseException:
@@ -159,7 +157,7 @@ class RayBackend:
         try:
             return self._runtime.create(
                 image, limits.cpu, memory_bytes(limits), _ENV, amend(limits, binds, notes, group),
-                is_rootless=not can_limit, timeout_s=_START_S,
+                is_rootless=not can_limit, timeout_s=START_S,
             )  # fmt: skip
         except UnavailableError as exc:
             raise UnavailableError(
@@ -228,7 +226,7 @@ class RayBackend:
         for name in left:
             self._runtime.delete_foreign(name)
         remove_folders(self._folders, keep=self._alive)
-        kept = {findings.supervisor.parents[1].name for findings in self._findings.values()}
+        kept = {findings.supervisor.parent.name for findings in self._findings.values()}
         remove_folders(self._trials, keep=kept)
         return len(left)
 
@@ -237,8 +235,7 @@ class RayBackend:
 
 
 async def _answer(door: Path, token: str, supervisor: asyncio.subprocess.Process) -> None:
-    client = SandboxClient(dial_unix(os.fspath(door)), token, answer_timeout_s=_START_S)
-    asking = asyncio.ensure_future(client.ping())
+    asking = asyncio.ensure_future(ask(door, token))
     ending = asyncio.ensure_future(supervisor.wait())
     try:
         await asyncio.wait([asking, ending], return_when=asyncio.FIRST_COMPLETED)
@@ -249,14 +246,3 @@ async def _answer(door: Path, token: str, supervisor: asyncio.subprocess.Process
         for each in (asking, ending):
             each.cancel()
         await asyncio.gather(asking, ending, return_exceptions=True)
-        await client.close()
-
-
-def _make_folders(folder: Path, token: str) -> None:
-    inside = folder / "inside"
-    inside.mkdir(parents=True)
-    # The sandbox's user is not ours. Nobody else comes here: the run folder above is closed to others.
-    inside.chmod(0o755)
-    path = inside / TOKEN_NAME
-    path.touch(mode=0o644)
-    path.write_text(token, encoding="ascii")

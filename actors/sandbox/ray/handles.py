@@ -18,9 +18,11 @@ from ray.experimental.sandbox.exceptions import SandboxError
 from ray.experimental.sandbox.runtime import SandboxRuntime
 
 from serve_app.core.errors import UnavailableError
+from serve_app.core.telemetry import get_logger
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _ANSWER_S = 30
+_MOST_WORDS = 2000
 
 
 class RayRuntime:
@@ -79,7 +81,7 @@ class RayRuntime:
                 self.command(name, *arguments), capture_output=True, text=True, timeout=_ANSWER_S, check=False
             )
             if done.returncode != 0:
-                raise UnavailableError(f"gVisor: {done.stderr.strip()[-500:]}")
+                raise _failed(done.stderr)
             return done.stdout
 
     def delete(self, name: str) -> None:
@@ -111,4 +113,10 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except (SandboxError, OSError, ValueError, subprocess.TimeoutExpired) as exc:
-        raise UnavailableError(f"Ray's sandbox failed: {str(exc).strip()[-500:]}") from exc
+        raise _failed(str(exc)) from exc
+
+
+def _failed(words: str) -> UnavailableError:
+    """They name the host's folders and ids: they go into the log, and no further."""
+    get_logger().warning("ray's sandbox failed", reason=words.strip()[-_MOST_WORDS:])
+    return UnavailableError("Ray's sandbox failed; this node's log says why. Try again.")

@@ -7,17 +7,17 @@ from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
+from actors.sandbox.containers.entry import check_socket_paths
+
 _BACKLOG = 128
 _MOST_WAITING = 64
-_LONGEST_SOCKET_PATH = 107
 
 
 class PassedDoor:
     """Clients come to `path`; each connection itself goes inside, so nothing of what it carries passes here."""
 
     def __init__(self, path: Path) -> None:
-        if len(os.fsencode(path)) > _LONGEST_SOCKET_PATH:
-            raise ValueError(f"{path} is too long for a Unix socket: choose a shorter run folder")
+        check_socket_paths(path)
         self.path = path
         self._listener: socket.socket | None = None
         self._inside: socket.socket | None = None

@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from rich.console import Console
 
 from serve_app.cli import logs
 from serve_app.cli.checklist import Checklist
-from serve_app.cli.console import seconds, size
+from serve_app.cli.console import age, seconds, size
 from serve_app.cli.doctor import show
 from serve_app.cli.status import component, report
 from serve_app.embedded.board import Snapshot, Step
@@ -82,6 +83,9 @@ def test_findings_come_with_what_mends_them() -> None:
 def test_units() -> None:
     assert [size(number) for number in (7, 1234, 5_000_000, 2.5e9)] == ["7 B", "1.2 kB", "5.0 MB", "2.50 GB"]
     assert (seconds(None), seconds(0.04)) == ("", "0.0 s")
+    now = datetime(2026, 5, 4, tzinfo=UTC)
+    ages = [age(now - timedelta(seconds=ago), now) for ago in (-3, 59, 60, 3_599, 7_200, 47 * 3_600, 48 * 3_600)]
+    assert ages == ["0 s ago", "59 s ago", "1 min ago", "59 min ago", "2 h ago", "47 h ago", "2 days ago"]
 
 
 def test_logs_are_found_running_and_stopped(tmp_path: Path) -> None:

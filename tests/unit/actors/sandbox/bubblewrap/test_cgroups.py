@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import pytest
+
 from actors.sandbox.base import Usage
 from actors.sandbox.bubblewrap.cgroups import Hierarchy, Quota, hierarchies, remove_folders
-from actors.sandbox.bubblewrap.cgroups_v1 import V1Groups, find_v1
+from actors.sandbox.bubblewrap.cgroups_v1 import V1Group, V1Groups, find_v1
 from actors.sandbox.bubblewrap.cgroups_v2 import V2Groups, find_v2
+from actors.sandbox.bubblewrap.limits import Holds
 
 QUOTA = Quota(memory_bytes=64 * 1024**2, processes=34, cpu=0.5)
 FILES = {
@@ -14,6 +17,7 @@ FILES = {
         "cgroup.procs",
         "memory.limit_in_bytes",
         "memory.memsw.limit_in_bytes",
+        "memory.kmem.tcp.limit_in_bytes",
         "memory.usage_in_bytes",
     ),
     "cpu,cpuacct": ("tasks", "cgroup.procs", "cpu.cfs_period_us", "cpu.cfs_quota_us", "cpuacct.usage"),
@@ -91,6 +95,7 @@ def test_version_1_writes_each_limit_to_its_controller(tmp_path: Path) -> None:
     group = groups.create("sbx", QUOTA)
     assert (tmp_path / "memory/sbx/memory.limit_in_bytes").read_text() == str(QUOTA.memory_bytes)
     assert (tmp_path / "memory/sbx/memory.memsw.limit_in_bytes").read_text() == str(QUOTA.memory_bytes)
+    assert (tmp_path / "memory/sbx/memory.kmem.tcp.limit_in_bytes").read_text() == str(16 * 1024**2)
     assert (tmp_path / "cpu,cpuacct/sbx/cpu.cfs_quota_us").read_text() == "50000"
     assert (tmp_path / "pids/sbx/pids.max").read_text() == "34"
     assert len(group.joins) == len(group.folders) == 3
@@ -100,6 +105,31 @@ def test_version_1_writes_each_limit_to_its_controller(tmp_path: Path) -> None:
     (tmp_path / "cpu,cpuacct/sbx/cpuacct.usage").write_text("1500000000\n")
     (tmp_path / "pids/sbx/pids.current").write_text("3\n")
     assert group.usage() == Usage(4096, 1.5, 3)
+    assert not group.freeze()
+
+
+def test_version_1_says_what_its_limit_of_memory_does_not_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FILES, "memory", ("tasks", "cgroup.procs", "memory.limit_in_bytes"))
+    groups = V1Groups(v1_places(tmp_path))
+    assert "TCP" in groups.memory_gaps[0]
+    assert "swap" in groups.memory_gaps[1]
+    [note] = [one.note for one in Holds(groups, "").limits() if one.limit == "memory"]
+    assert all(gap in note for gap in groups.memory_gaps)
+    groups.create("sbx", QUOTA).close_joins()
+    assert (tmp_path / "memory/sbx/memory.swappiness").read_text() == "0"
+    assert not (tmp_path / "memory/sbx/memory.memsw.limit_in_bytes").exists()
+    for name in ("memory.kmem.tcp.limit_in_bytes", "memory.memsw.limit_in_bytes"):
+        (tmp_path / "memory" / name).write_text("0")
+    assert not groups.memory_gaps
+
+
+def test_version_1_that_cannot_freeze_goes_on_running(tmp_path: Path) -> None:
+    group = V1Group({"freezer": tmp_path}, ())
+    (tmp_path / "freezer.state").write_text("THAWED")
+    assert group.freeze()
+    assert (tmp_path / "freezer.state").read_text() == "FROZEN"
+    (tmp_path / "freezer.state").unlink()
+    (tmp_path / "freezer.state").mkdir()
     assert not group.freeze()
 
 

@@ -1,12 +1,14 @@
 """What sandboxes are made of: /etc, layers of packages, whom they run as, what is explained where they cannot be."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from actors.sandbox.base import LimitName, Means
-from actors.sandbox.bubblewrap.ability import explain
+from actors.sandbox.bubblewrap.ability import explain, with_core_dumps
 from actors.sandbox.bubblewrap.arguments import bubblewrap_arguments
 from actors.sandbox.bubblewrap.etc import make_etc
 from actors.sandbox.bubblewrap.identities import find_identities
@@ -127,6 +129,17 @@ def test_a_failure_is_explained_by_what_the_machine_forbids(tmp_path: Path) -> N
     assert "container" in explained
 
 
+def test_it_is_said_where_a_crash_starts_a_program_of_the_host(tmp_path: Path) -> None:
+    limits = Holds(None, "no control groups").limits()
+    pattern = tmp_path / "proc/sys/kernel/core_pattern"
+    pattern.parent.mkdir(parents=True)
+    pattern.write_text("core\n")
+    assert with_core_dumps(limits, tmp_path) == limits
+    pattern.write_text("|/usr/lib/systemd/systemd-coredump %P\n")
+    warned = with_core_dumps(limits, tmp_path)
+    assert ["core_pattern" in one.note for one in warned] == [one.limit == "disk" for one in limits]
+
+
 def test_layers_that_would_be_made_otherwise_now_are_forgotten(tmp_path: Path) -> None:
     layers = Layers(tmp_path)
     current = layers.make(["jsonschema"])
@@ -146,3 +159,22 @@ def test_a_layer_can_be_read_by_others_whatever_the_habits_of_this_process(tmp_p
     finally:
         os.umask(before)
     assert all(path.stat().st_mode & 0o004 for path in [layer, *layer.rglob("*")])
+
+
+def started(supervisor: Path) -> str:
+    """What a supervisor without arguments says, and every module that Python looked for on its way there."""
+    command = [sys.executable, "-I", "-S", "-B", "-X", "importtime", str(supervisor / "__main__.pyc")]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stderr
+
+
+def test_nothing_of_the_supervisor_is_looked_for_when_it_starts(tmp_path: Path) -> None:
+    images = Images(tmp_path, bubblewrap_program(), has_own_users=False)
+    supervisor = images._base(b"") / "supervisor"
+    said = started(supervisor)
+    assert "give --token-fd" in said
+    assert "supervisor." not in said
+    # And without what was prepared it starts all the same.
+    (supervisor / "start.bin").unlink()
+    said = started(supervisor)
+    assert "give --token-fd" in said
+    assert "supervisor.trees" in said

@@ -106,7 +106,7 @@ def test_what_reaches_out_is_refused(judge: Filter, name: str) -> None:
     assert judge(name) == DENIED
 
 
-@pytest.mark.parametrize("name", ["clone3", "io_uring_setup", "io_uring_enter", "io_uring_register"])
+@pytest.mark.parametrize("name", ["clone3", "io_uring_setup", "io_uring_enter", "io_uring_register", "io_setup"])
 def test_what_programs_do_without_is_absent(judge: Filter, name: str) -> None:
     assert judge(name) == ABSENT
 
@@ -123,7 +123,9 @@ def test_clone_makes_threads_and_no_namespaces(judge: Filter, flag: int) -> None
         ((1, 1, 0), True),  # AF_UNIX
         ((2, 1, 0), True),  # AF_INET, a stream
         ((2, 1 | 0x80800, 6), True),  # with flags, and TCP named
-        ((10, 2, 17), True),  # AF_INET6, UDP
+        ((2, 2, 0), False),  # a datagram
+        ((10, 2 | 0x80800, 17), False),  # AF_INET6, UDP
+        ((1, 2, 0), True),  # AF_UNIX, a datagram
         ((16, 3, 0), True),  # NETLINK_ROUTE
         ((16, 3, 4), False),  # NETLINK_SOCK_DIAG
         ((2, 3, 1), False),  # raw
@@ -138,7 +140,7 @@ def test_clone_makes_threads_and_no_namespaces(judge: Filter, flag: int) -> None
         ((0x100000028, 1, 0), False),
     ],
 )
-def test_sockets_are_local_or_ordinary_internet(judge: Filter, arguments: tuple[int, ...], is_allowed: bool) -> None:
+def test_sockets_are_local_or_tcp(judge: Filter, arguments: tuple[int, ...], is_allowed: bool) -> None:
     assert judge("socket", *arguments) == (ALLOW if is_allowed else DENIED)
 
 
@@ -165,6 +167,22 @@ def test_limits_are_read_and_set_for_oneself_only(judge: Filter) -> None:
 )
 def test_only_ordinary_personalities(judge: Filter, persona: int, is_allowed: bool) -> None:
     assert judge("personality", persona) == (ALLOW if is_allowed else DENIED)
+
+
+@pytest.mark.parametrize(
+    ("name", "ordinary", "huge"),
+    [
+        ("mmap", (0, 4096, 3, 0x22), (0, 4096, 3, 0x40022)),
+        ("mmap", (0, 4096, 3, 0x20022), (0, 4096, 3, 0x15040022)),
+        ("memfd_create", (0, 0x3), (0, 0x54000004)),
+        ("shmget", (0, 4096, 0o1600), (0, 4096, 0o5600)),
+    ],
+)
+def test_huge_pages_are_left_to_the_host(
+    judge: Filter, name: str, ordinary: tuple[int, ...], huge: tuple[int, ...]
+) -> None:
+    assert judge(name, *ordinary) == ALLOW
+    assert judge(name, *huge) == DENIED
 
 
 def test_more_can_be_taken_away(machine: str) -> None:

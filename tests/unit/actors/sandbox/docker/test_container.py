@@ -9,6 +9,7 @@ from pydantic import ByteSize
 
 from actors.sandbox.containers.places import SUPERVISOR, launch
 from actors.sandbox.docker.container import GVISOR, RUNC, Bind, Runtime, describe
+from actors.sandbox.docker.seccomp import docker_profile
 from configs.sandboxes import Limits
 
 _MIB = 1024 * 1024
@@ -17,9 +18,9 @@ _LIMITS = Limits(
 )
 
 
-def described(runtime: Runtime = RUNC, seccomp: str | None = '{"defaultAction": "x"}') -> Any:
+def described(runtime: Runtime = RUNC) -> Any:
     binds = (Bind(Path("/run/x/supervisor"), SUPERVISOR),)
-    found = describe("sha256:1", runtime, _LIMITS, launch("--dial /d"), binds, {"a": "b"}, seccomp)
+    found = describe("sha256:1", runtime, _LIMITS, launch("--dial /d"), binds, {"a": "b"})
     json.dumps(found)
     return found
 
@@ -29,7 +30,7 @@ def test_nothing_is_open_that_need_not_be() -> None:
     assert (host["NetworkMode"], host["IpcMode"], host["CgroupnsMode"]) == ("none", "none", "private")
     assert host["ReadonlyRootfs"] is True
     assert host["CapDrop"] == ["ALL"]
-    assert host["SecurityOpt"] == ["no-new-privileges", 'seccomp={"defaultAction": "x"}']
+    assert host["SecurityOpt"] == ["no-new-privileges", f"seccomp={docker_profile()}"]
     assert host["RestartPolicy"] == {"Name": "no"}
     assert host["LogConfig"]["Type"] == "none"
     assert not host.keys() & {"Privileged", "CapAdd", "Devices", "PidMode", "Binds", "PortBindings", "UsernsMode"}
@@ -44,7 +45,7 @@ def test_every_limit_is_said() -> None:
     assert host["PidsLimit"] == 64
     limits = {each["Name"]: each["Hard"] for each in host["Ulimits"]}
     assert limits["nofile"] == 128
-    assert limits["core"] == limits["msgqueue"] == 0
+    assert (limits["core"], limits["msgqueue"]) == (1, 0)
     assert "nproc" not in limits
 
 

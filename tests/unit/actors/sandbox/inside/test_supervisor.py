@@ -204,6 +204,16 @@ def test_freeze_and_thaw(peer: Peer, supervisor: RunningSupervisor) -> None:
     assert not supervisor.descendants()
 
 
+def test_whoever_is_caught_between_vfork_and_exec_is_frozen_too(peer: Peer, supervisor: RunningSupervisor) -> None:
+    """A shell spends much of its time there. It is in the kernel until its child, which is stopped, has called exec."""
+    with supervisor.connect() as other:
+        other.begin_shell("while :; do date +%N > now; done")
+        for _ in range(15):
+            time.sleep(0.02)
+            assert peer.do("freeze").code is None
+            assert peer.do("thaw").code is None
+
+
 def test_what_is_frozen_can_be_killed(peer: Peer, supervisor: RunningSupervisor) -> None:
     with supervisor.connect() as other:
         other.begin_shell("setsid sleep 600 & sleep 600")
