@@ -6,7 +6,7 @@ PYTEST := $(BIN)/pytest
 # Settings of a platform you run must not reach the tests.
 TEST_ENV := env $(foreach name,$(filter AETHER_%,$(.VARIABLES)),-u $(name))
 
-.PHONY: help setup demo up down test check unit contract integration test-vllm e2e bench bench-gateway record fmt clean
+.PHONY: help setup demo up down test check unit contract integration test-escape test-vllm e2e bench bench-gateway bench-sandbox record fmt clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -41,6 +41,10 @@ contract: setup ## Every port against every backend
 integration: setup ## Real servers and a local Ray
 	@$(TEST_ENV) $(PYTEST) tests/integration
 
+test-escape: setup ## Attacks on sandboxes, on every backend there can be here
+	@.ci/engine >/dev/null || true
+	@$(TEST_ENV) $(PYTEST) tests/escape
+
 test-vllm: ## The engine tests against vLLM on the CPU, in an environment of its own (6 GB)
 	@.ci/vllm
 
@@ -50,6 +54,9 @@ e2e: setup ## The whole platform, as its users meet it
 
 bench-gateway: setup ## Measure the model router beside LiteLLM and Portkey (SOAK=200000 watches its memory)
 	@$(TEST_ENV) $(BIN)/python -m tests.bench.gateway $(if $(SOAK),--soak $(SOAK))
+
+bench-sandbox: setup ## Measure sandboxes beside bubblewrap and Docker alone and a Jupyter kernel (CYCLES=5000)
+	@$(TEST_ENV) $(BIN)/python -m tests.bench.sandbox $(if $(CYCLES),--cycles $(CYCLES))
 
 bench: setup ## Measure, and print the table
 	@$(TEST_ENV) $(BIN)/python -m tests.bench

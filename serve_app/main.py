@@ -22,8 +22,12 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus, LoggingConfig
 
-from actors.session.actor import NAMESPACE, remove_host, start_hosts
+from actors.handles import NAMESPACE
+from actors.sandbox.actor import remove_pools, start_pools
+from actors.session.actor import remove_host, start_hosts
 from configs.catalog import DEFAULT_PATH, LOCAL, CatalogError, ModelEntry, load_catalog
+from configs.sandboxes import DEFAULT_PATH as DEFAULT_PROFILES
+from configs.sandboxes import ProfileError, load_profiles
 from configs.settings import Settings, SettingsError, load_settings, provider_keys
 from serve_app.api.deployment import ApiDeployment
 from serve_app.core.db.migrate import migrate
@@ -61,7 +65,7 @@ def stage(name: str) -> Iterator[None]:
     started = time.monotonic()
     try:
         yield
-    except (AetherError, DeployError, SettingsError, CatalogError) as exc:
+    except (AetherError, DeployError, SettingsError, CatalogError, ProfileError) as exc:
         say(name, "failed", message=str(exc))
         raise DeployError(str(exc)) from exc
     say(name, "done", seconds=round(time.monotonic() - started, 2))
@@ -131,6 +135,7 @@ def connect(settings: Settings) -> None:
 def deploy(settings: Settings) -> None:
     """Put the actors and the three applications on the cluster and wait until each answers."""
     catalog = load_catalog(settings.gateway.catalog or DEFAULT_PATH)
+    profiles = load_profiles(settings.sandbox.profiles or DEFAULT_PROFILES)
     local = tuple(model for model in catalog.models if model.provider == LOCAL)
     # Each model that vLLM serves is an application of its own, with replicas and accelerators of its own.
     served = {f"{_VLLM_PREFIX}{model.id}": model for model in local if model.vllm}
@@ -142,6 +147,7 @@ def deploy(settings: Settings) -> None:
     with stage("actors"):
         # The platform calls its own models where everybody does: the proxy of the node the host is on.
         hosts = start_hosts(settings, f"{settings.local_url}/v1")
+        pools = start_pools(settings, profiles, on_start)
     with stage("serve"):
         serve.start(
             http_options={"host": settings.http.host, "port": settings.http.port},
@@ -163,7 +169,7 @@ def deploy(settings: Settings) -> None:
             ),
             "/v1",
         ),
-        "api": (ApiDeployment.bind(settings, catalog, on_start), "/"),
+        "api": (ApiDeployment.bind(settings, catalog, profiles, on_start), "/"),
     }
     targets |= {name: (_vllm_application(model, settings, on_start), None) for name, model in served.items()}
     for name in targets:
@@ -183,6 +189,11 @@ def deploy(settings: Settings) -> None:
             ray.get([host.health.remote() for host in hosts], timeout=60)
         except ray.exceptions.RayError as exc:
             raise DeployError(f"The agent hosts did not start: {type(exc).__name__}") from exc
+    with stage("sandboxes"):
+        try:
+            ray.get([pool.health.remote() for pool in pools], timeout=60)
+        except ray.exceptions.RayError as exc:
+            raise DeployError(f"The sandbox pools did not start: {type(exc).__name__}") from exc
 
 
 def _vllm_application(model: ModelEntry, settings: Settings, on_start: tuple[Callable[[], None], ...]) -> Any:
@@ -267,18 +278,26 @@ def _wait_for_proxy(url: str) -> None:
 
 
 def undeploy(settings: Settings) -> None:
-    """Take the applications and the agent hosts off the cluster; sessions stay in the database."""
+    """Take the applications and the agent hosts off the cluster; sessions stay in the database,
+    workspaces in the object store."""
     connect(settings)
     for index in range(settings.session.hosts):
         remove_host(index)
+    remove_pools()
     for name in serve.status().applications:
         if name in APPLICATIONS or name.startswith(_VLLM_PREFIX):
             serve.delete(name)
 
 
+def drain(settings: Settings) -> None:
+    """Store the workspaces of all sandboxes in use, for a platform that is about to stop."""
+    connect(settings)
+    remove_pools()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m serve_app.main")
-    parser.add_argument("action", choices=["deploy", "undeploy"])
+    parser.add_argument("action", choices=["deploy", "undeploy", "drain"])
     parser.add_argument("--cli-key-prefix", help="the prefix of the key this machine's command line has")
     parser.add_argument("--now", action="store_true", help="do not wait for a line on stdin")
     arguments = parser.parse_args()
@@ -288,6 +307,9 @@ def main() -> int:
         settings = load_settings()
         if arguments.action == "undeploy":
             undeploy(settings)
+            return 0
+        if arguments.action == "drain":
+            drain(settings)
             return 0
         asyncio.run(prepare_database(settings, arguments.cli_key_prefix))
         asyncio.run(check_stores(settings))

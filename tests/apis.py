@@ -7,18 +7,22 @@ from typing import Any
 import httpx
 from sqlalchemy import insert
 
+from actors.sandbox.front import Sandboxes
 from configs.catalog import Catalog
+from configs.sandboxes import load_profiles
 from serve_app.api.app import build_app
 from serve_app.api.deps import Services
 from serve_app.core.clock import SystemClock
 from serve_app.core.db.engine import Database, owner_engine
 from serve_app.core.db.repositories.callers import SqlCallerRepository
+from serve_app.core.db.repositories.connectors import SqlConnectorRepository
 from serve_app.core.db.repositories.creations import SqlCreationRepository
 from serve_app.core.db.repositories.gateway import SqlGatewayRepository
 from serve_app.core.db.repositories.keys import SqlKeyRepository
 from serve_app.core.db.repositories.ledger import SqlLedgerRepository
 from serve_app.core.db.repositories.owners import OwnerRepository
 from serve_app.core.db.repositories.request_log import SqlRequestLogRepository
+from serve_app.core.db.repositories.sandboxes import SqlSandboxRepository
 from serve_app.core.db.repositories.sessions import SqlSessionRepository
 from serve_app.core.db.tables.callers import memberships, users
 from serve_app.core.domain.callers import Caller
@@ -32,6 +36,7 @@ from serve_app.core.stores.objects.disk import DiskObjectStore
 from serve_app.core.telemetry import NullMetrics
 from tests.conftest import Server, Tenant
 from tests.routers import SECRET, catalog_of, model, provider
+from tests.sandboxes import LocalPools, front_over
 
 MAX_BODY = 64 * 1024
 BASE_URL = "http://localhost:8000"
@@ -47,8 +52,15 @@ class RecordingHosts:
         self.woken.append(session_id)
 
 
-def services_of(database: Database, live: RedisLiveEvents, folder: Path, catalog: Catalog | None = None) -> Services:
-    """`catalog` by default: the model `small` at the provider `vendor`."""
+def services_of(
+    database: Database,
+    live: RedisLiveEvents,
+    folder: Path,
+    catalog: Catalog | None = None,
+    sandboxes: Sandboxes | None = None,
+    sandbox_rows: SqlSandboxRepository | None = None,
+) -> Services:
+    """`catalog` by default: the model `small` at the provider `vendor`. `sandboxes` by default: no node runs any."""
     clock = SystemClock()
     tickets = TicketSigner(b"x" * 32, clock)
     keys = SqlKeyRepository(database)
@@ -56,13 +68,17 @@ def services_of(database: Database, live: RedisLiveEvents, folder: Path, catalog
     catalog = catalog or catalog_of(
         [provider("vendor", "https://vendor.example/v1", "openai-chat")], [model("small", "vendor")]
     )
+    sealer = Sealer([SECRET.encode()])
+    rows = sandbox_rows or SqlSandboxRepository(database, quota=32)
+    front = sandboxes or front_over(rows, LocalPools({}), load_profiles())
     return Services(
         database=database, live=live, objects=DiskObjectStore(folder), callers=SqlCallerRepository(database), keys=keys,
         sessions=sessions, creations=SqlCreationRepository(database), gateway=SqlGatewayRepository(database),
         ledger=SqlLedgerRepository(database), request_log=SqlRequestLogRepository(database),
         log=SessionLog(sessions, live, NullMetrics(), recheck_s=0.3), blobs=BlobService(DiskObjectStore(folder)),
-        authenticator=Authenticator(keys, tickets, clock), tickets=tickets, sealer=Sealer([SECRET.encode()]),
-        clock=clock, hosts=RecordingHosts(), default_model="small", models=frozenset({"small"}), catalog=catalog,
+        authenticator=Authenticator(keys, tickets, clock), tickets=tickets, sealer=sealer,
+        clock=clock, hosts=RecordingHosts(), sandboxes=front, sandbox_rows=rows,
+        connectors=SqlConnectorRepository(database, sealer), default_model="small", models=frozenset({"small"}), catalog=catalog,
         base_url=BASE_URL, preview_domain="localhost", preview_link_ttl_s=60, max_body_bytes=MAX_BODY,
     )  # fmt: skip
 

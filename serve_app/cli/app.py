@@ -15,6 +15,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+sandbox = typer.Typer(help="Sandboxes: run code that nobody has read.", no_args_is_help=True)
+app.add_typer(sandbox, name="sandbox")
+
+Profile = Annotated[str | None, typer.Option(help="Profile of the sandbox; default: the platform's.")]
 Model = Annotated[str | None, typer.Option(help="Model to use; default: the platform's.")]
 
 
@@ -117,6 +121,53 @@ def usage(
     run(days=days, as_json=as_json)
 
 
+# What follows the program's name is the program's, as with `docker run` and `env`.
+@sandbox.command("run", context_settings={"allow_interspersed_args": False})
+def sandbox_run(
+    command: Annotated[list[str], typer.Argument(metavar="PROGRAM", help="What to run, with its arguments.")],
+    profile: Profile = None,
+    use: Annotated[str | None, typer.Option("--in", help="A sandbox there is (sbx_…), which is kept.")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Do not delete the new sandbox.")] = False,
+) -> None:
+    """Run a program in a sandbox. Input, output and exit code are the program's; 125: the platform failed.
+
+    What is piped in is read to its end before the program starts.
+    """
+    from serve_app.cli.sandbox import run
+
+    run(command=command, profile=profile, sandbox_id=use, keep=keep)
+
+
+@sandbox.command("shell")
+def sandbox_shell(
+    use: Annotated[str | None, typer.Argument(metavar="[SANDBOX]", help="A sandbox there is (sbx_…).")] = None,
+    profile: Profile = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Do not delete the new sandbox.")] = False,
+) -> None:
+    """Open a terminal in a sandbox; Ctrl-D or `exit` leaves."""
+    from serve_app.cli.sandbox import shell
+
+    shell(profile=profile, sandbox_id=use, keep=keep)
+
+
+@sandbox.command("ls")
+def sandbox_ls(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+    """List the organisation's sandboxes, but for those that have ended."""
+    from serve_app.cli.sandbox import show
+
+    show(as_json=as_json)
+
+
+@sandbox.command("rm")
+def sandbox_rm(
+    sandboxes: Annotated[list[str], typer.Argument(metavar="SANDBOX", help="As `aether sandbox ls` shows it.")],
+) -> None:
+    """Delete sandboxes, with their files."""
+    from serve_app.cli.sandbox import remove
+
+    remove(sandboxes)
+
+
 @app.command(hidden=True)
 def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave the platform up.")] = False,
@@ -128,7 +179,7 @@ def demo(
 
 
 def main() -> None:
-    """Entry point. Exit codes: 0 done, 1 failed, 2 wrong use or settings, 130 interrupted."""
+    """Entry point. Exit codes: 0 done, 1 failed, 2 wrong use or settings, 130 interrupted; a program's own."""
     from configs.settings import SettingsError
     from serve_app.cli.console import say_failure
     from serve_app.core.errors import AetherError
@@ -142,7 +193,7 @@ def main() -> None:
     except AetherError as exc:
         mend = exc.details.get("mend")
         say_failure(exc.message, str(mend) if mend else None)
-        sys.exit(1)
+        sys.exit(int(exc.details.get("exit_code", 1)))
     except OSError as exc:
         error = as_start_error(exc)
         say_failure(error.message, error.mend)

@@ -3,7 +3,7 @@
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from types import TracebackType
 from typing import Any, ClassVar, Self, cast
@@ -52,6 +52,7 @@ class PlatformClient:
             timeout=httpx.Timeout(10.0, read=45.0),
         )
         self.base_url = base_url
+        self.api_key = api_key
         self._patience_s = patience_s
         self._pause = pause
 
@@ -93,6 +94,42 @@ class PlatformClient:
             "list[Json]",
             self._json("GET", "/api/v1/usage", params={"group_by": group_by, "from": since.isoformat()})["items"],
         )
+
+    def create_sandbox(self, profile: str | None) -> Json:
+        body = {} if profile is None else {"profile": profile}
+        return self._json("POST", "/api/v1/sandboxes", json=body, headers={"idempotency-key": uuid.uuid4().hex})
+
+    def sandboxes(self) -> list[Json]:
+        """All that have not ended, the newest first."""
+        found: list[Json] = []
+        params = {"limit": "200"}
+        while True:
+            page = self._json("GET", "/api/v1/sandboxes", params=params)
+            found += page["items"]
+            if page["next_cursor"] is None:
+                return found
+            params["cursor"] = page["next_cursor"]
+
+    def upload(self, sandbox_id: str, path: str, content: Iterable[bytes]) -> None:
+        """A file of any size, never held in memory."""
+        self._json("PUT", f"/api/v1/sandboxes/{sandbox_id}/files", params={"path": path}, content=content)
+
+    def delete_sandbox(self, sandbox_id: str) -> None:
+        self._json("DELETE", f"/api/v1/sandboxes/{sandbox_id}")
+
+    def execute(self, sandbox_id: str, body: Json) -> Iterator[tuple[str, Json]]:
+        """Run a program and yield its events as they come. Whoever stops iterating kills it."""
+        headers = {"accept": "text/event-stream"}
+        try:
+            path = f"/api/v1/sandboxes/{sandbox_id}/exec"
+            with self._http.stream("POST", path, json=body, headers=headers) as response:
+                if response.is_error:
+                    response.read()
+                    raise _refused(response)
+                for event in sse.parse(response.iter_lines()):
+                    yield event.type, json.loads(event.data)
+        except httpx.TransportError as exc:
+            raise _unreachable(self.base_url, exc) from exc
 
     def events(self, session_id: str, *, after: int, on_open: Callable[[], None] | None = None) -> Iterator[Json]:
         """Follow a session: every durable event after `after` once, in order, and live ones as they come.
@@ -144,16 +181,17 @@ class PlatformClient:
         path: str,
         *,
         json: Json | None = None,
+        content: Iterable[bytes] | None = None,
         headers: dict[str, str] | None = None,
         params: dict[str, str] | None = None,
     ) -> Json:
         try:
-            response = self._http.request(method, path, json=json, headers=headers, params=params)
+            response = self._http.request(method, path, json=json, content=content, headers=headers, params=params)
         except httpx.TransportError as exc:
             raise _unreachable(self.base_url, exc) from exc
         if response.is_error:
             raise _refused(response)
-        return cast("Json", response.json())
+        return cast("Json", response.json()) if response.content else {}
 
 
 def connect(settings: Settings) -> PlatformClient:
@@ -174,16 +212,21 @@ def _unreachable(base_url: str, exc: httpx.TransportError) -> PlatformError:
 
 
 def _refused(response: httpx.Response) -> PlatformError:
+    return refusal(response.status_code, response.content)
+
+
+def refusal(status: int, body: bytes) -> PlatformError:
+    """What a problem document says."""
     try:
-        problem = response.json()
+        problem = json.loads(body)
         said = problem.get("detail") or problem.get("title")
         code, request_id = problem.get("code"), problem.get("request_id")
     except (ValueError, AttributeError):
         said, code, request_id = None, None, None
     mend = None
-    if response.status_code == 401:
+    if status == 401:
         mend = "set AETHER_CLIENT_API_KEY to a key of this platform"
     elif request_id:
         mend = f"request id {request_id}"
-    message = f"{said or 'The platform answered'} ({response.status_code}{f', {code}' if code else ''})"
-    return PlatformError(message, mend=mend, status=response.status_code)
+    message = f"{said or 'The platform answered'} ({status}{f', {code}' if code else ''})"
+    return PlatformError(message, mend=mend, status=status, problem=code)

@@ -1,5 +1,7 @@
 """How the command line speaks: one place for colours, failures and units."""
 
+from datetime import datetime
+
 from rich.console import Console
 from rich.markup import escape
 
@@ -33,3 +35,13 @@ def size(size_bytes: float) -> str:
 def seconds(value_s: float | None) -> str:
     """Seconds for people."""
     return "" if value_s is None else f"{value_s:.1f} s"
+
+
+def age(then: datetime, now: datetime) -> str:
+    """How long ago, for people. Two clocks may differ, and nothing is from the future."""
+    left_s = max(0, int((now - then).total_seconds()))
+    for unit, length in (("s", 60), ("min", 60), ("h", 48)):
+        if left_s < length:
+            return f"{left_s} {unit} ago"
+        left_s //= 60 if unit != "h" else 24
+    return f"{left_s} days ago"

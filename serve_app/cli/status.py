@@ -15,6 +15,7 @@ from serve_app.embedded.control import ControlClient
 from serve_app.embedded.failures import StartError
 from serve_app.embedded.state import Folders
 
+_SANDBOX = "sandbox"
 _COMPONENTS = (
     ("serve_app.embedded.supervisor", "supervisor"),
     ("serve_app.main", "deployer"),
@@ -54,11 +55,18 @@ def report(snapshot: Snapshot | None) -> dict[str, Any]:
 
 
 def family(supervisor_pid: int) -> list[dict[str, Any]]:
-    """The supervisor and everything below it."""
+    """The supervisor and everything below it. What runs in sandboxes may call itself anything, and is `sandbox`."""
     pids = [supervisor_pid, *sorted(processes.descendants([supervisor_pid]))]
+    titles = {pid: processes.title(pid) for pid in pids}
+    doors = [pid for pid, title in titles.items() if component(title) == "bwrap"]
+    inside = {*doors, *processes.descendants(doors)}
     rows = [
-        {"component": component(processes.title(pid)), "pid": pid, "rss_bytes": processes.rss_bytes(pid)}
-        for pid in pids
+        {
+            "component": _SANDBOX if pid in inside else component(title),
+            "pid": pid,
+            "rss_bytes": processes.rss_bytes(pid),
+        }
+        for pid, title in titles.items()
         if processes.start_ticks(pid) is not None
     ]
     return sorted(rows, key=lambda row: str(row["component"]))
@@ -92,8 +100,12 @@ def _show(snapshot: Snapshot) -> None:
         console.print(f"Prometheus metrics at {snapshot.metrics_url}")
     rows = family(snapshot.pid)
     table = Table("Process", "Pid", "Memory", box=None, pad_edge=False)
+    sandboxed = [row["rss_bytes"] for row in rows if row["component"] == _SANDBOX]
     for row in rows:
-        table.add_row(str(row["component"]), str(row["pid"]), size(row["rss_bytes"]))
+        if row["component"] != _SANDBOX:
+            table.add_row(str(row["component"]), str(row["pid"]), size(row["rss_bytes"]))
+    if sandboxed:
+        table.add_row(f"sandboxes: {len(sandboxed)} processes", "", size(sum(sandboxed)))
     table.add_row("[bold]Total[/]", "", f"[bold]{size(sum(row['rss_bytes'] for row in rows))}[/]")
     console.print()
     console.print(table)

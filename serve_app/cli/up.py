@@ -138,7 +138,8 @@ def _say_ready(snapshot: Snapshot, console: Console, *, is_first: bool) -> None:
     if snapshot.owner_api_key:
         console.print("\n[bold]The owner's API key, shown this once:[/]")
         console.print(f"  {snapshot.owner_api_key}")
-    console.print('\nTry: [bold]aether create "A one-page guide to brewing coffee"[/]  or  [bold]aether chat[/]')
+    console.print('\nTry: [bold]aether create "A one-page guide to brewing coffee"[/]')
+    console.print("     [bold]aether chat[/]  or  [bold]aether sandbox shell[/]")
 
 
 def _start_supervisor(settings: Settings, folders: Folders, command: Sequence[str]) -> bool:

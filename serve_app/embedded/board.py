@@ -22,6 +22,7 @@ TITLES = {
     "app:api": "Application api",
     "model": "Model",
     "http": "HTTP",
+    "sandboxes": "Sandboxes",
 }
 
 

@@ -30,6 +30,8 @@ class Finding(BaseModel):
     ok: bool
     message: str
     mend: str | None = None
+    is_note: bool = False
+    """Neither good nor bad for this platform, and good to know."""
 
 
 def examine(settings: Settings, *, min_free_bytes: int = MIN_FREE_BYTES, is_running: bool = False) -> Iterator[Finding]:

@@ -75,6 +75,9 @@ def _fast_serve(run_dir: Path, ports: RayPorts) -> dict[str, str]:
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        # HAProxy would write a line about each request to a Python process that counts them, for 0.1 ms of a core each;
+        # applications count their own (`aether_http_requests`), and HAProxy's totals are at its metrics port all the same.
+        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(proxy_dir / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(proxy_dir / "admin.sock"),
@@ -144,6 +147,8 @@ class RayHead:
             f"--metrics-export-port={self._ports.node_metrics}",
             "--include-dashboard=false",
             f"--num-cpus={self._num_cpus}",
+            # Marks the node as one that may run sandboxes (actors/sandbox/actor.py).
+            '--resources={"aether_sandbox": 1}',
             f"--temp-dir={self._temp_dir}",
             f"--object-store-memory={self._object_store_bytes}",
             "--disable-usage-stats",

@@ -40,6 +40,8 @@ class Servers:
         secret = settings.security.secret_key
         self.environment = {
             **environment,
+            # Below the run folder, which is removed at the stop.
+            "AETHER_SANDBOX_RUN_DIR": str(settings.sandbox.run_dir or folders.sandbox_dir),
             "AETHER_DATA_DIR": str(folders.data_dir),
             "AETHER_HTTP_HOST": settings.http.host,
             "AETHER_HTTP_PORT": str(settings.http.port),

@@ -56,6 +56,7 @@ class Folders:
         digest = hashlib.sha256(f"{os.geteuid()}:{data_dir}".encode()).hexdigest()[:8]
         self.run_dir = run_root / f"aether-{digest}"
         self.logs_dir = data_dir / "logs"
+        self.sandbox_dir = self.run_dir / "s"
         self.control_socket = self.run_dir / "control.sock"
         self.instance_file = data_dir / "instance.json"
         self.cli_key_file = data_dir / "cli.key"

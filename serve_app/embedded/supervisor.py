@@ -234,7 +234,10 @@ class Supervisor:
         if self._deployer is not None:
             await self._deployer.stop()
         if self._settings.ray.address and self._has_gone:
-            await self._undeploy()
+            await self._take_off("undeploy")
+        elif any(self._folders.sandbox_dir.glob("*/*/leased")):
+            # Without this the workspaces of sandboxes in use would go with the pool.
+            await self._take_off("drain")
         await self._end_applications()
         await asyncio.gather(*(keeper.stop() for keeper in self._servers.keepers), return_exceptions=True)
         # Nothing should be left; whatever is, must not stay.
@@ -257,20 +260,20 @@ class Supervisor:
         if left:
             _log.error("could not end %s", left)
 
-    async def _undeploy(self) -> None:
+    async def _take_off(self, action: str) -> None:
         try:
             with logfiles.open_log(self._folders.logs_dir / "deployer.log") as log:
                 code = await self._children.run(
-                    [*self._deployer_command, "undeploy"],
+                    [*self._deployer_command, action],
                     timeout_s=60,
                     env=self._servers.environment,
                     stdout=log,
                     stderr=log,
                 )
             if code != 0:
-                _log.error("the applications could not be removed from the cluster; see deployer.log")
+                _log.error("%s failed; see deployer.log", action)
         except TimeoutError:
-            _log.error("removing the applications from the cluster took too long")
+            _log.error("%s took too long", action)
 
 
 def _first_cause(exc: BaseException) -> StartError:

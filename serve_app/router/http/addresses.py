@@ -1,33 +1,17 @@
 """Where a provider is: names resolved for a moment, and for an organisation's own to public addresses or not at all."""
 
 import asyncio
-import ipaddress
 import socket
 from collections import OrderedDict
 from typing import cast
 
+from serve_app.core.domain.addresses import is_public, parsed
 from serve_app.core.errors import InvalidRequestError
 
 AddressInfo = tuple[int, int, int, str, tuple[str, int] | tuple[str, int, int, int]]
 """As `getaddrinfo` tells it, and happy eyeballs take it."""
 _KNOWN_S = 10.0
 _MOST_KNOWN = 1_000
-_CARRYING_IPV4 = tuple(
-    ipaddress.IPv6Network(network)
-    for network in ("::/96", "::ffff:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")
-)
-
-
-def may_be_public(host: str) -> bool:
-    """False for an address that is not public; a name is judged when it is resolved."""
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return bool(host)
-    if isinstance(address, ipaddress.IPv6Address) and any(address in network for network in _CARRYING_IPV4):
-        # What stands inside may be anything, and no provider is reached this way.
-        return False
-    return address.is_global and not address.is_multicast
 
 
 class Resolver:
@@ -57,7 +41,9 @@ class Resolver:
         return found
 
     def check(self, host: str, *, named: str = "") -> None:
-        if self._is_public_only and not may_be_public(host):
+        """A name is judged when it is resolved."""
+        address = parsed(host)
+        if self._is_public_only and (not host or (address is not None and not is_public(address))):
             raise InvalidRequestError(
                 f"The provider's address '{named or host}' is not a public one.", param="base_url"
             )

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Request, status
 from fastapi.responses import Response
 
-from serve_app.api.deps import CallerDep, Limit, ServicesDep
+from serve_app.api.deps import CallerDep, IdempotencyKey, Limit, ServicesDep
 from serve_app.api.resources.sessions import service
 from serve_app.api.resources.sessions.schemas import MessageIn, MessageOut, SessionIn, SessionOut, SessionsOut
 from serve_app.api.sse import SseResponse
@@ -13,7 +13,6 @@ from serve_app.core.services.requests import bearer_token
 
 router = APIRouter(prefix="/sessions", tags=["sessions"])
 MAX_SEQ = 2**63 - 1
-IdempotencyKey = Annotated[str | None, Header(description="repeat a request safely: the same key has one effect")]
 
 
 @router.post("", status_code=status.HTTP_201_CREATED)

@@ -1,9 +1,9 @@
 """What callers may do to sessions."""
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 
-from serve_app.api.deps import Services
+from serve_app.api.deps import Services, checked_key
+from serve_app.api.sse import while_allowed
 from serve_app.core.domain.callers import Caller
 from serve_app.core.domain.events import EventType
 from serve_app.core.domain.ids import SessionId, is_id
@@ -12,16 +12,11 @@ from serve_app.core.errors import (
     ConflictError,
     InvalidRequestError,
     NotFoundError,
-    UnauthenticatedError,
-    UnavailableError,
     UnknownModelError,
 )
 from serve_app.core.services.session_log import KeepAlive
 from serve_app.core.stores.live.base import LiveFrame
-from serve_app.core.telemetry import carrier, get_logger
-
-_MAX_KEY_CHARS = 200
-_RECHECK_KEY_S = 15.0
+from serve_app.core.telemetry import carrier
 
 
 def session_id_of(text: str) -> SessionId:
@@ -67,29 +62,6 @@ async def follow(
     if after > session.last_seq:
         raise InvalidRequestError(f"This session has no event {after}; its newest is {session.last_seq}.")
     if forever:
-        return _while_allowed(services, token, services.log.follow(caller.org_id, session.id, after))
+        items = services.log.follow(caller.org_id, session.id, after)
+        return while_allowed(items, token, services.authenticator, services.clock)
     return services.log.read(caller.org_id, session.id, after)
-
-
-async def _while_allowed(
-    services: Services, token: str, items: AsyncGenerator[LiveFrame | KeepAlive, None]
-) -> AsyncGenerator[LiveFrame | KeepAlive, None]:
-    """Ends the stream once its key is revoked; it is looked at again every `_RECHECK_KEY_S`."""
-    check_at = services.clock.monotonic() + _RECHECK_KEY_S
-    async with aclosing(items):
-        async for item in items:
-            if services.clock.monotonic() >= check_at:
-                check_at = services.clock.monotonic() + _RECHECK_KEY_S
-                try:
-                    await services.authenticator.authenticate(token)
-                except UnauthenticatedError:
-                    return
-                except UnavailableError:
-                    get_logger().warning("key of an open stream could not be looked up")
-            yield item
-
-
-def checked_key(key: str | None) -> str | None:
-    if key is not None and (not key or len(key) > _MAX_KEY_CHARS or not key.isprintable()):
-        raise InvalidRequestError(f"Idempotency-Key: 1 to {_MAX_KEY_CHARS} printable characters.")
-    return key

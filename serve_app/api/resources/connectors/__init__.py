@@ -1,0 +1,1 @@
+"""Connectors: services a sandbox may call without ever holding the secret."""

@@ -1,0 +1,1 @@
+"""Sandboxes: made, used, put to sleep, forked, ended."""

@@ -1,0 +1,1 @@
+"""WebSockets into a sandbox: terminals and its ports."""
