@@ -265,10 +265,12 @@ async def test_nothing_is_kept_of_a_capture_that_fails_but_what_can_be_collected
     fill(one)
     first = await workspaces.capture(one.client, ORG, SANDBOX, None)
     (one.work / "more").write_bytes(random.Random(2).randbytes(20_000_000))
+    before = await _holding(store)
     for more in range(4):
         store.fails_after = len(store.put_keys) + more
         with pytest.raises(UnavailableError):
             await workspaces.capture(one.client, ORG, SANDBOX, first)
+    assert await _holding(store) == before, "whoever breaks off again and again must not fill the store"
     store.fails_after = None
     kept = await workspaces.collect(ORG, [first.manifest])
     assert kept.removed == 0, "a capture may still be under way"
@@ -281,6 +283,11 @@ async def test_nothing_is_kept_of_a_capture_that_fails_but_what_can_be_collected
     assert tree(other.work).keys() == tree(one.work).keys()
     assert (await later.collect(ORG, [])).kept == 0
     assert [key async for key in store.keys("orgs/")] == []
+
+
+async def _holding(store: CountingStore) -> list[str]:
+    """What holds files: the marks of captures that have begun stay, for the collector."""
+    return [key async for key in store.keys("orgs/") if "/begun/" not in key]
 
 
 async def test_damage_is_found_before_it_is_restored(

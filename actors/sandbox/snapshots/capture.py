@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,7 +16,7 @@ from actors.sandbox.snapshots.patience import Patience
 from actors.sandbox.snapshots.reading import Allowance, chunks_of
 from actors.sandbox.snapshots.records import CHUNK_BYTES, ROOTS, Chunk, Identity, Record, is_safe, order_of
 from serve_app.core.domain.ids import SnapshotId
-from serve_app.core.errors import CorruptedError, NoSuchFileError, SandboxProtocolError
+from serve_app.core.errors import AetherError, CorruptedError, NoSuchFileError, SandboxProtocolError
 from serve_app.core.stores.objects.base import ObjectStore
 
 _WINDOW = 2000
@@ -106,6 +107,14 @@ class Capture:
 
     async def close(self) -> None:
         await self._packs.close()
+
+    async def discard(self) -> None:
+        """Remove what a capture that broke off has stored: nobody else can know of it. What cannot be removed now is
+        left for the collector."""
+        keys = [self._keys.pack(name) for name in self._packs.begun]
+        for key in [*keys, *(self._keys.page(name) for name in self._pages.begun)]:
+            with suppress(AetherError):
+                await self._store.delete(key)
 
     async def _walk(self, source: Source, root: str, scan: Stream[Entry], old: "_Old") -> None:
         window = _Window()

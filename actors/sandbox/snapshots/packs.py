@@ -57,7 +57,7 @@ def unseal(stored: bytes, ref: PackRef) -> bytes:
 
 
 class PackWriter:
-    """The packs of one capture. `close` it whatever happens; what it stored by then stays for the collector."""
+    """The packs of one capture. `close` it whatever happens."""
 
     def __init__(self, store: ObjectStore, keys: Keys, capture: SnapshotId) -> None:
         self.refs: dict[str, PackRef] = {}
@@ -91,6 +91,11 @@ class PackWriter:
                     self._known[digest] = chunk
             chunks.append(chunk)
         return chunks
+
+    @property
+    def begun(self) -> list[str]:
+        """The names of all that are stored, or may be."""
+        return [f"{self._capture}/{number}" for number in range(self._count)]
 
     async def finish(self) -> None:
         """All that was placed is stored."""

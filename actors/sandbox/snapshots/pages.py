@@ -42,6 +42,11 @@ class PageWriter:
         if ends_page(self._records):
             await self._flush()
 
+    @property
+    def begun(self) -> list[str]:
+        """The names of all that are stored, or may be."""
+        return [f"{self._capture}/{number}" for number in range(self._count)]
+
     async def finish(self) -> None:
         if self._records:
             await self._flush()

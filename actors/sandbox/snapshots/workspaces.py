@@ -124,8 +124,12 @@ class StoredWorkspaces:
         )
         try:
             captured: Captured = await capture.take(client)
-        finally:
+        except BaseException:
             await capture.close()
+            # A sandbox that breaks off again and again must not fill the store.
+            await asyncio.shield(capture.discard())
+            raise
+        await capture.close()
         return Snapshot(
             id=snapshot_id,
             org_id=org_id,
