@@ -38,6 +38,7 @@ _TICK_S, _RENEW_S = 1.0, 5.0
 as long is used again, its pool is asked."""
 _FORGET_S = 120.0
 _START_S = 60.0
+"""A caller waits so long for a sandbox to come back. It goes on coming back: the next one waits for the same start."""
 _POLL_S = 0.1
 _TRIES = 3
 
@@ -93,6 +94,7 @@ class Sandboxes:
         self._open: dict[SandboxId, _Open] = {}
         self._locks: WeakValueDictionary[SandboxId, asyncio.Lock] = WeakValueDictionary()
         self._renewing: asyncio.Task[None] | None = None
+        self._starts: set[asyncio.Task[Sandbox]] = set()
 
     async def start(self) -> None:
         self._renewing = asyncio.create_task(self._renew_forever(), name="sandbox renewal")
@@ -101,6 +103,10 @@ class Sandboxes:
         if self._renewing:
             self._renewing.cancel()
             await asyncio.gather(self._renewing, return_exceptions=True)
+        starts = list(self._starts)
+        for start in starts:
+            start.cancel()
+        await asyncio.gather(*starts, return_exceptions=True)
         await asyncio.gather(*(entry.client.close() for entry in self._open.values()))
         self._open.clear()
 
@@ -133,7 +139,7 @@ class Sandboxes:
                         return await self._restarted(row)
                     if row.state is not SandboxState.ENDED:
                         # The same request again: whoever made it first starts it.
-                        await self._brought_back(caller.org_id, row.id)
+                        await self._brought_back(caller.org_id, row.id, self._clock.monotonic() + _START_S)
                 row = await self._registry.get(caller.org_id, row.id)
             if row.end_reason is not EndReason.FAILED:
                 return row
@@ -154,8 +160,7 @@ class Sandboxes:
             entry.used_at = now
             if entry.is_certain(now):
                 return entry.client
-        async with self._lock(sandbox_id):
-            return await self._brought_back(caller.org_id, sandbox_id)
+        return await self._back(caller.org_id, sandbox_id)
 
     async def snapshot(self, caller: Caller, sandbox_id: SandboxId) -> Snapshot:
         """The workspace as it is now. One that is stored has its last one already; one that is frozen stays so.
@@ -215,9 +220,13 @@ class Sandboxes:
 
     # --- bringing it back ---
 
-    async def _brought_back(self, org_id: OrgId, sandbox_id: SandboxId) -> SandboxClient:
-        """Whatever state it is in. Its lock is held."""
+    async def _back(self, org_id: OrgId, sandbox_id: SandboxId) -> SandboxClient:
         deadline = self._clock.monotonic() + _START_S
+        async with self._lock(sandbox_id):
+            return await self._brought_back(org_id, sandbox_id, deadline)
+
+    async def _brought_back(self, org_id: OrgId, sandbox_id: SandboxId, deadline: float) -> SandboxClient:
+        """Whatever state it is in. Its lock is held."""
         while self._clock.monotonic() < deadline:
             row = await self._registry.get(org_id, sandbox_id)
             match row.state:
@@ -229,8 +238,13 @@ class Sandboxes:
                     if begun is None:
                         await asyncio.sleep(_POLL_S)
                         continue
+                    start = self._begin(begun)
+                    while not start.done() and self._clock.monotonic() < deadline:
+                        await asyncio.wait({start}, timeout=_POLL_S)
+                    if not start.done():
+                        break
                     try:
-                        await self._restarted(begun)
+                        start.result()
                     except FencedError:
                         # Somebody has ended it, or took us for dead and starts it: look again.
                         continue
@@ -238,7 +252,21 @@ class Sandboxes:
                 case SandboxState.ENDED:
                     await self._forget(sandbox_id)
                     raise _ended(row)
-        raise TimedOutError("The sandbox did not come back in time. Try again.")
+        raise TimedOutError("The sandbox is still coming back. Try again.")
+
+    def _begin(self, row: Sandbox) -> asyncio.Task[Sandbox]:
+        """Whoever waits for it may leave: what was read of a large workspace is not to be read again and again."""
+        start = asyncio.create_task(self._restarted(row), name=f"start of {row.id}")
+        self._starts.add(start)
+        start.add_done_callback(self._begun)
+        return start
+
+    def _begun(self, start: asyncio.Task[Sandbox]) -> None:
+        self._starts.discard(start)
+        if not start.cancelled() and (exc := start.exception()):
+            get_logger().info(
+                "sandbox did not come back", start=start.get_name(), reason=f"{type(exc).__name__}: {exc}"
+            )
 
     async def _reached(self, row: Sandbox) -> SandboxClient | None:
         """The client of a sandbox that runs or is frozen, renewed; None when it turned out to be gone."""
@@ -259,8 +287,7 @@ class Sandboxes:
             entry.renewed_at = entry.used_at = now
             entry.losses = losses
             return entry.client
-        await self._forget(row.id)
-        return self._remember(row, lease)
+        return await self._remember(row, lease)
 
     async def _restarted(self, row: Sandbox) -> Sandbox:
         """Whom the registry gave the fence starts it, and nobody else."""
@@ -270,8 +297,7 @@ class Sandboxes:
         except BaseException:
             await asyncio.shield(self._give_up(row))
             raise
-        await self._forget(row.id)
-        self._remember(row, lease)
+        await self._remember(row, lease)
         return replace(row, state=SandboxState.RUNNING, lease=lease, node_id=lease.door.node_id)
 
     async def _give_up(self, row: Sandbox) -> None:
@@ -289,8 +315,7 @@ class Sandboxes:
         """One that is leased or stored; what is being started is waited for. Raises `SandboxEndedError`."""
         row = await self._registry.get(org_id, sandbox_id)
         if row.state is SandboxState.STARTING:
-            async with self._lock(sandbox_id):
-                await self._brought_back(org_id, sandbox_id)
+            await self._back(org_id, sandbox_id)
             row = await self._registry.get(org_id, sandbox_id)
         if row.state is SandboxState.ENDED:
             raise _ended(row)
@@ -304,10 +329,16 @@ class Sandboxes:
 
     # --- what is open here ---
 
-    def _remember(self, row: Sandbox, lease: Lease) -> SandboxClient:
+    async def _remember(self, row: Sandbox, lease: Lease) -> SandboxClient:
+        """In place of an older lease's; what is already in use of this one, or of a newer, stays."""
         now = self._clock.monotonic()
+        entry = self._open.get(row.id)
+        if entry and entry.lease.fence >= lease.fence and not entry.client.is_lost:
+            return entry.client
         client = self._dial(lease.door, row.id, self._pools.node_id)
         self._open[row.id] = _Open(row.org_id, lease, client, now, now)
+        if entry:
+            await entry.client.close()
         return client
 
     async def _forget(self, sandbox_id: SandboxId) -> None:

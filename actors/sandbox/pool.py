@@ -8,22 +8,24 @@ from pathlib import Path
 from actors.sandbox.base import Means, SandboxBackend
 from actors.sandbox.chores import Chores
 from actors.sandbox.client import SandboxClient
+from actors.sandbox.keeping import kept_starting
 from actors.sandbox.ports import Capacity, Held, Meterage, Meters, Order, Outlets, Registry, Room, Workspaces
 from actors.sandbox.stock import Ready, Stock
 from actors.sandbox.tenancies import Tenancies
 from actors.sandbox.tenancy import Tenancy
+from actors.sandbox.tending import Tending
 from actors.sandbox.watchdog import watch_memory
 from configs.sandboxes import BackendName, Profile, Profiles
 from serve_app.core.clock import Clock
 from serve_app.core.domain.ids import LeaseId, SandboxId, new_lease_id
-from serve_app.core.domain.sandboxes import Door, EndReason, Lease, Snapshot
+from serve_app.core.domain.sandboxes import Door, Lease, Snapshot
 from serve_app.core.errors import (
     AetherError,
     AtCapacityError,
-    BudgetExceededError,
     FencedError,
     SandboxLostError,
     UnavailableError,
+    UnenforceableError,
 )
 from serve_app.core.telemetry import Metrics, get_logger
 
@@ -75,6 +77,7 @@ class Pool:
         self._stocks: dict[str, Stock] = {}
         self._leasing: dict[str, int] = {}
         self._chores = Chores()
+        self._tending = Tending(self._tenancies, self._chores, clock)
         self._watchdogs: set[str] = set()
         self._reached_at: float | None = None
         """Since when each beat has reached the database."""
@@ -124,6 +127,9 @@ class Pool:
             ability = await backend.ability()
         except AetherError as exc:
             get_logger().warning("sandbox backend not usable here", backend=name, reason=exc.message)
+            return
+        except Exception as exc:  # noqa: BLE001 - one backend that fails must not take the pool and its sandboxes along
+            get_logger().exception("sandbox backend not usable here", backend=name, exc_info=exc)
             return
         if not ability.is_usable:
             get_logger().warning("sandbox backend not usable here", backend=name, reason=ability.reason)
@@ -175,40 +181,49 @@ class Pool:
             UnenforceableError: this machine cannot hold a limit of the profile.
             BudgetExceededError: nothing is left to pay it with.
             FencedError: somebody else has started this row since.
+            UnavailableError: it did not start.
         """
         row = order.sandbox
         stock = self._stocks.get(row.profile)
         if stock is None or self._is_closing:
-            raise AtCapacityError("This node does not offer this profile.", node=self._node_id)
+            raise AtCapacityError("This node does not offer this profile.")
         if not self._free(stock.profile) or not (stock.ready or self._has_memory()):
-            raise AtCapacityError("This node has no room for another sandbox.", node=self._node_id)
+            raise AtCapacityError("This node has no room for another sandbox.")
         if (older := self._tenancies.of_row(row.id)) and older.lease.fence >= row.fence:
             raise FencedError("This sandbox has passed to another holder.")
+        async with kept_starting(self._registry, row):
+            tenancy = await self._taken(order, stock)
+            try:
+                async with tenancy.lock:
+                    await self._move_in(tenancy, order)
+            except BaseException:
+                await self._tenancies.end(tenancy)
+                raise
+        self._metrics.count("aether_sandbox_leases", profile=row.profile)
+        return tenancy.lease
+
+    async def _taken(self, order: Order, stock: Stock) -> Tenancy:
+        """One out of the stock, which is paid for from now on."""
+        row = order.sandbox
         meterage = self._meters.of(row, stock.profile.nanos_per_second)
         self._leasing[row.profile] = self._leasing.get(row.profile, 0) + 1
         try:
             await meterage.begin()
             try:
-                ready = await stock.take()
+                ready = await _ready(stock)
             except BaseException:
                 await meterage.end()
                 raise
             tenancy = self._tenancy(order, stock.profile, ready, meterage)
             self._tenancies.add(tenancy)
+            return tenancy
         finally:
             self._leasing[row.profile] -= 1
-        try:
-            async with tenancy.lock:
-                await self._move_in(tenancy, order)
-        except BaseException:
-            await self._tenancies.end(tenancy)
-            raise
-        self._metrics.count("aether_sandbox_leases", profile=row.profile)
-        return tenancy.lease
 
     def _tenancy(self, order: Order, profile: Profile, ready: Ready, meterage: Meterage) -> Tenancy:
         row, path = order.sandbox, ready.started.door
-        door = Door(self._node_id, str(path), ready.token, self.relay)
+        # A token of the lease's own, which opens the door when it has moved in: the stock's opens nothing then.
+        door = Door(self._node_id, str(path), secrets.token_hex(16), self.relay)
         return Tenancy(
             row,
             Lease(new_lease_id(), row.id, row.fence, door, float(profile.idle_s)),
@@ -216,7 +231,7 @@ class Pool:
             ready,
             self._dial(path, ready.token, _CONNECTIONS),
             # What goes out has connections of its own: many of them may wait, and are no use of the sandbox.
-            self._dial(path, ready.token, profile.egress.connections + _SPARE_CONNECTIONS),
+            self._dial(path, door.token, profile.egress.connections + _SPARE_CONNECTIONS),
             meterage,
             self._clock.monotonic(),
         )
@@ -224,6 +239,7 @@ class Pool:
     async def _move_in(self, tenancy: Tenancy, order: Order) -> None:
         """Its lock is held, so that nobody freezes or stores what is not yet whole."""
         await self._tenancies.seat(tenancy)
+        await tenancy.client.claim(tenancy.lease.door.token)
         if order.snapshot:
             await self._workspaces.restore(tenancy.client, order.snapshot)
             tenancy.snapshot = order.snapshot
@@ -288,35 +304,18 @@ class Pool:
     async def _tend_forever(self) -> None:
         while True:
             await asyncio.sleep(_TEND_S)
-            self.tend()
+            try:
+                self.tend()
+            except Exception as exc:  # noqa: BLE001 - what could not be looked at now can be the next time
+                get_logger().exception("sandboxes not tended", exc_info=exc)
 
     def tend(self) -> None:
         """What is due now, of everything. It is begun here and ends by itself."""
         for tenancy in self._tenancies.all():
-            self._tend(tenancy)
+            self._tending.look(tenancy)
         for stock in self._stocks.values():
             stock.fill()
             stock.trim()
-
-    def _tend(self, tenancy: Tenancy) -> None:
-        if tenancy.lock.locked() or tenancy.is_over:
-            return
-        now, profile, tenancies = self._clock.monotonic(), tenancy.profile, self._tenancies
-        if now - tenancy.leased_at > profile.wall_s:
-            self._chores.do(tenancies.end_because(tenancy, EndReason.WALL_LIMIT))
-        elif tenancy.frozen_at is not None:
-            if now >= tenancy.store_at:
-                self._chores.do(tenancies.tend(tenancy, tenancies.store_idle))
-        elif now - tenancy.renewed_at > profile.idle_s:
-            self._chores.do(tenancies.tend(tenancy, tenancies.freeze_idle))
-        else:
-            self._chores.do(tenancies.tend(tenancy, self._charge))
-
-    async def _charge(self, tenancy: Tenancy) -> None:
-        try:
-            await tenancy.meterage.tick()
-        except BudgetExceededError:
-            await self._tenancies.freeze_unpaid(tenancy)
 
     async def _beat_forever(self) -> None:
         while True:
@@ -339,6 +338,9 @@ class Pool:
         except AetherError as exc:
             self._reached_at = None
             get_logger().warning("sandbox pool cannot reach the database", code=exc.code, reason=exc.message)
+        except Exception as exc:  # noqa: BLE001 - a pool whose heart stops takes every sandbox of its node along
+            self._reached_at = None
+            get_logger().exception("sandbox pool did not beat", exc_info=exc)
 
     async def _begin_anew(self) -> None:
         await asyncio.gather(*(self._tenancies.lose(tenancy) for tenancy in self._tenancies.all()))
@@ -362,3 +364,17 @@ class Pool:
     async def _end_overfull(self, tenancy: Tenancy) -> None:
         get_logger().warning("sandbox ended: more memory than it may have", sandbox_id=tenancy.row.id)
         await self._tenancies.lose(tenancy)
+
+
+async def _ready(stock: Stock) -> Ready:
+    """What a backend says of its machine is for the log, and not for whoever wants a sandbox."""
+    try:
+        return await stock.take()
+    except UnenforceableError as exc:
+        get_logger().error("profile cannot be enforced here", profile=stock.profile.id, reason=exc.message)
+        raise UnenforceableError(
+            f"No node can hold all limits of the profile {stock.profile.id}: `aether doctor` says why."
+        ) from exc
+    except AetherError as exc:
+        get_logger().warning("sandbox did not start", profile=stock.profile.id, code=exc.code, reason=exc.message)
+        raise UnavailableError("The sandbox did not start. Try again.") from exc

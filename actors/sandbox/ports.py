@@ -9,7 +9,6 @@ from serve_app.core.domain.callers import Caller
 from serve_app.core.domain.ids import LeaseId, OrgId, SandboxId, SessionId, SnapshotId
 from serve_app.core.domain.sandboxes import EndReason, Lease, Sandbox, SandboxState, Service, Snapshot
 
-
 _FIRST_S, _BYTES_PER_S, _EACH_FILE_S = 60.0, 4 * 1024 * 1024, 0.002
 
 
@@ -90,10 +89,6 @@ class Registry(Protocol):
         ...
 
     async def add_snapshot(self, org_id: OrgId, fence: int, snapshot: Snapshot) -> bool: ...
-
-    async def check_store(self, org_id: OrgId, sandbox_id: SandboxId) -> None:
-        """Before a snapshot somebody asked for. Raises `QuotaExceededError`: there is no room for another."""
-        ...
 
     async def lost(self, org_id: OrgId, sandbox_id: SandboxId, fence: int) -> SandboxState | None: ...
 

@@ -7,8 +7,8 @@ from actors.sandbox.ports import Held, Registry, Workspaces
 from actors.sandbox.tenancy import Tenancy
 from serve_app.core.clock import Clock
 from serve_app.core.domain.ids import LeaseId, SandboxId
-from serve_app.core.domain.sandboxes import EndReason, Snapshot
-from serve_app.core.errors import AetherError, FencedError, SandboxLostError, SandboxProtocolError
+from serve_app.core.domain.sandboxes import EndReason, SandboxState, Snapshot
+from serve_app.core.errors import AetherError, FencedError, NotFoundError, SandboxLostError, SandboxProtocolError
 from serve_app.core.telemetry import Metrics, get_logger
 
 
@@ -62,8 +62,16 @@ class Tenancies:
     def add(self, tenancy: Tenancy) -> None:
         """It counts from now on, and is not yet its row's."""
         self._all.add(tenancy)
+        tenancy.on_closed = lambda: self._leave(tenancy)
         if len(self._all) == 1:
             self._on_use(True)
+
+    def _leave(self, tenancy: Tenancy) -> None:
+        """Not before nothing of it is left, whoever waited for that."""
+        self._all.remove(tenancy)
+        if not self._all:
+            self._on_use(False)
+        self._on_end(tenancy.profile.id)
 
     async def seat(self, tenancy: Tenancy) -> None:
         """It is its row's from now on, in place of an older one: only one that was declared lost is ordered anew.
@@ -91,14 +99,7 @@ class Tenancies:
         if self._by_row.get(tenancy.row.id) is tenancy:
             del self._by_row[tenancy.row.id]
         self._by_lease.pop(tenancy.lease.id, None)
-        try:
-            await tenancy.close()
-        finally:
-            if tenancy in self._all:
-                self._all.remove(tenancy)
-                if not self._all:
-                    self._on_use(False)
-                self._on_end(tenancy.profile.id)
+        await tenancy.close()
 
     async def lose(self, tenancy: Tenancy) -> None:
         """It is of no more use: back to its last snapshot, or the end of it. Whoever ends it already, ends it."""
@@ -118,6 +119,18 @@ class Tenancies:
             await self._registry.end(tenancy.row.org_id, tenancy.row.id, reason, tenancy.lease.fence)
             await self.end(tenancy)
 
+    async def check_row(self, tenancy: Tenancy) -> None:
+        """One that was ended while this pool did not answer is renewed by whoever still uses it, and would never end.
+
+        Raises `FencedError`.
+        """
+        try:
+            row = await self._registry.get(tenancy.row.org_id, tenancy.row.id)
+        except NotFoundError:
+            raise FencedError("This sandbox is no more.") from None
+        if row.fence != tenancy.lease.fence or row.state is SandboxState.ENDED:
+            raise FencedError("This sandbox has passed to another holder.")
+
     # --- its workspace ---
 
     async def snapshot(self, held: Held) -> Snapshot:
@@ -126,8 +139,8 @@ class Tenancies:
         async with tenancy.lock:
             tenancy.check(held)
             await self._registry.check_store(tenancy.row.org_id, tenancy.row.id)
-            async with tenancy.still():
-                snapshot = await self._capture(tenancy)
+            async with tenancy.still(self._clock.monotonic()):
+                snapshot = await self._capture(tenancy, tenancy.snapshot)
                 if await self._registry.add_snapshot(tenancy.row.org_id, tenancy.lease.fence, snapshot):
                     tenancy.snapshot = snapshot
                     return snapshot
@@ -155,13 +168,18 @@ class Tenancies:
                 get_logger().warning("workspace not stored", sandbox_id=tenancy.row.id, reason=str(exc))
                 await self.lose(tenancy)
 
-    async def _capture(self, tenancy: Tenancy) -> Snapshot:
-        return await self._workspaces.capture(tenancy.client, tenancy.row.org_id, tenancy.row.id, tenancy.snapshot)
+    async def _capture(self, tenancy: Tenancy, parent: Snapshot | None) -> Snapshot:
+        return await self._workspaces.capture(tenancy.client, tenancy.row.org_id, tenancy.row.id, parent)
 
     async def _store(self, tenancy: Tenancy) -> Snapshot:
         """Its lock is held."""
-        async with tenancy.still():
-            snapshot = await self._capture(tenancy)
+        async with tenancy.still(self._clock.monotonic()):
+            try:
+                snapshot = await self._capture(tenancy, tenancy.snapshot)
+            except SandboxProtocolError as exc:
+                # Were it an honest one, its workspace would be gone for nothing: once more, with everything read anew.
+                get_logger().error("workspace cannot be read", sandbox_id=tenancy.row.id, reason=exc.message)
+                snapshot = await self._capture(tenancy, None)
             is_ours = await self._registry.stored(tenancy.row.org_id, tenancy.lease.fence, snapshot)
             await self.end(tenancy)
         if not is_ours:
@@ -221,8 +239,11 @@ class Tenancies:
             await work(tenancy)
         except FencedError:
             await self.end(tenancy)
-        except (SandboxLostError, SandboxProtocolError) as exc:
-            get_logger().warning("sandbox given up", sandbox_id=tenancy.row.id, code=exc.code, reason=exc.message)
+        except SandboxLostError as exc:
+            get_logger().warning("sandbox given up", sandbox_id=tenancy.row.id, reason=exc.message)
+            await self.lose(tenancy)
+        except SandboxProtocolError as exc:
+            get_logger().error("sandbox given up: not the protocol", sandbox_id=tenancy.row.id, reason=exc.message)
             await self.lose(tenancy)
 
     async def _freeze(self, tenancy: Tenancy, keep_s: float) -> None:

@@ -11,7 +11,7 @@ from actors.sandbox.ports import Held, Order, Outlet
 from configs.sandboxes import Profile
 from serve_app.core.domain.ids import LeaseId, SandboxId
 from serve_app.core.domain.sandboxes import Door, Lease, Sandbox, SandboxState, Service, Snapshot
-from serve_app.core.errors import UnavailableError
+from serve_app.core.errors import AetherError, UnavailableError
 from serve_app.core.telemetry import NullMetrics
 from tests.doubles.sandbox_rows import ManualClock, MemoryRegistry, MemoryWorkspaces, new_caller
 from tests.doubles.sandboxes import ScriptedBackend, ScriptedClient, ScriptedMeters, ScriptedStarted, settled
@@ -51,6 +51,7 @@ class Node:
         self.outlets = RefusedOutlets()
         self.clients: list[tuple[Path, ScriptedClient]] = []
         self.used: list[bool] = []
+        self.claims_fail: AetherError | None = None
         self.memory = 1 << 40
         self.caller = new_caller()
         profile = Profile(id="small", warm=warm, most=MOST, idle_s=IDLE_S, keep_s=KEEP_S, wall_s=WALL_S)
@@ -62,6 +63,7 @@ class Node:
 
     def _dial(self, path: Path, token: str, most: int) -> SandboxClient:
         client = ScriptedClient()
+        client.fails = self.claims_fail
         self.clients.append((path, client))
         return client
 

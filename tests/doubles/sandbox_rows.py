@@ -51,7 +51,7 @@ class MemoryRegistry:
         self.pools: dict[str, tuple[str, float]] = {}
         self.pool_of: dict[SandboxId, str] = {}
         self.touched: list[SandboxId] = []
-        self.fails: AetherError | None = None
+        self.fails: Exception | None = None
         self.before_running: Callable[[], Awaitable[None]] | None = None
         self._keys: dict[tuple[OrgId, str], SandboxId] = {}
         self.started_at: dict[SandboxId, float] = {}
@@ -113,6 +113,13 @@ class MemoryRegistry:
     def _under(self, sandbox_id: SandboxId, fence: int | None, states: Sequence[SandboxState]) -> Sandbox | None:
         row = self.rows[sandbox_id]
         return row if row.state in states and fence in {None, row.fence} else None
+
+    async def starting(self, org_id: OrgId, sandbox_id: SandboxId, fence: int) -> bool:
+        await self._reach()
+        row = self._under(sandbox_id, fence, [SandboxState.STARTING])
+        if row:
+            self.started_at[sandbox_id] = self._clock.monotonic()
+        return row is not None
 
     async def running(self, org_id: OrgId, sandbox_id: SandboxId, fence: int, lease: Lease, pool_id: str) -> bool:
         if self.before_running:
@@ -214,6 +221,7 @@ class MemoryWorkspaces:
         self.gate = asyncio.Event()
         self.gate.set()
         self.fails: AetherError | None = None
+        self.fails_with_parent: AetherError | None = None
         self.captures = 0
         self.restored: list[SnapshotId] = []
 
@@ -224,6 +232,8 @@ class MemoryWorkspaces:
         await self.gate.wait()
         if self.fails:
             raise self.fails
+        if parent and self.fails_with_parent:
+            raise self.fails_with_parent
         parent_id = parent.id if parent else None
         return Snapshot(new_snapshot_id(), org_id, sandbox_id, parent_id, "0" * 64, 1, 1, 1, _NOON)
 

@@ -44,6 +44,7 @@ class ScriptedStarted:
     async def destroy(self) -> None:
         self.destroyed += 1
         await asyncio.sleep(0)
+        await self._backend.end_gate.wait()
         self._backend.alive.discard(self)
 
 
@@ -56,13 +57,16 @@ class ScriptedBackend:
         self.gate.set()
         self.failures: list[Exception] = []
         self.all: list[ScriptedStarted] = []
+        self.tokens: list[str] = []
         self.alive: set[ScriptedStarted] = set()
         self.asked = 0
         self.most_alive = 0
         self.can_freeze = True
         self.is_usable = True
         self.is_closed = False
-        self.sweep_fails: AetherError | None = None
+        self.sweep_fails: Exception | None = None
+        self.end_gate = asyncio.Event()
+        self.end_gate.set()
 
     async def ability(self) -> Ability:
         return Ability(self.name, self.is_usable, "" if self.is_usable else "There is no bubblewrap.", ())
@@ -73,6 +77,7 @@ class ScriptedBackend:
         if self.failures:
             raise self.failures.pop(0)
         started = ScriptedStarted(self, sandbox_id)
+        self.tokens.append(token)
         self.all.append(started)
         self.alive.add(started)
         self.most_alive = max(self.most_alive, len(self.alive))
@@ -103,6 +108,8 @@ class ScriptedClient(SandboxClient):
         self.busy = self.lost = self.is_closed = False
         self.lost_connections = 0
         self.is_frozen = False
+        self.token = ""
+        """What it was claimed with."""
         self.started: list[tuple[str, ...]] = []
         self.fails: AetherError | None = None
 
@@ -120,6 +127,11 @@ class ScriptedClient(SandboxClient):
 
     async def close(self) -> None:
         self.is_closed = True
+
+    async def claim(self, token: str) -> None:
+        if self.fails:
+            raise self.fails
+        self.token = token
 
     async def start(self, command: str | Sequence[str], **_: object) -> Detached:
         if self.fails:
@@ -163,7 +175,7 @@ class ScriptedMeterage:
             self._meters.open += 1
 
     async def tick(self) -> None:
-        if self._meters.spent:
+        if self._meters.spent and self.is_running:
             raise BudgetExceededError("Nothing is left.")
 
     async def end(self) -> None:

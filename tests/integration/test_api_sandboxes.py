@@ -188,7 +188,8 @@ async def test_programs_that_go_on(client: httpx.AsyncClient, path: str) -> None
     endless = (await client.post(f"{path}/processes", json={"argv": ["sleep", "65"]})).json()
     assert (await client.delete(f"{path}/processes/{endless['process']}")).status_code == 204
     problem(await client.delete(f"{path}/processes/p999"), 404, "not_found")
-    problem(await client.get(f"{path}/processes/x/output"), 422, "invalid_request")
+    problem(await client.get(f"{path}/processes/web/output"), 404, "not_found")
+    problem(await client.get(f"{path}/processes/X/output"), 422, "invalid_request")
 
 
 async def test_cells_keep_their_state(client: httpx.AsyncClient, path: str) -> None:

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from actors.sandbox.client import SandboxClient
+from actors.sandbox.dialling import dial_unix
 from actors.sandbox.front import Sandboxes
 from actors.sandbox.pool import Pool
 from actors.sandbox.snapshots.workspaces import StoredWorkspaces
@@ -219,6 +220,21 @@ async def test_one_that_dies_waiting_is_replaced(grounds: Grounds) -> None:
 
     await until(is_another)
     _, client = await grounds.create()
+    assert await says(client, "echo hello") == "hello"
+
+
+async def test_the_token_it_waited_with_opens_nothing_any_more(grounds: Grounds) -> None:
+    async def is_ready() -> bool:
+        return grounds.pool.capacity().rooms["small"].warm == 1
+
+    await until(is_ready)
+    [ready] = grounds.pool._stocks["small"]._ready
+    stranger = SandboxClient(dial_unix(str(ready.started.door)), ready.token)
+    await stranger.ping()
+    _, client = await grounds.create()
+    with pytest.raises(SandboxLostError):
+        await stranger.ping()
+    await stranger.close()
     assert await says(client, "echo hello") == "hello"
 
 

@@ -124,6 +124,16 @@ async def test_one_of_many_begins_it(rows: SqlSandboxRepository, tenant: Tenant)
     assert [one.fence for one in begun if one] == [row.fence + 1]
 
 
+async def test_a_starter_that_is_heard_of_is_not_followed(rows: SqlSandboxRepository, tenant: Tenant) -> None:
+    row = await made(rows, tenant)
+    await asyncio.sleep(0.6)
+    assert await rows.starting(row.org_id, row.id, row.fence)
+    assert await rows.begin(row.org_id, row.id, stale_after_s=0.5) is None
+    assert not await rows.starting(row.org_id, row.id, row.fence - 1)
+    assert await rows.running(row.org_id, row.id, row.fence, lease_of(row), "pool")
+    assert not await rows.starting(row.org_id, row.id, row.fence)
+
+
 async def test_a_silent_starter_is_followed(rows: SqlSandboxRepository, tenant: Tenant) -> None:
     row = await made(rows, tenant)
     assert await rows.begin(row.org_id, row.id) is None

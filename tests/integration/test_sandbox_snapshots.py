@@ -276,7 +276,7 @@ async def test_nothing_is_kept_of_a_capture_that_fails_but_what_can_be_collected
     assert kept.removed == 0, "a capture may still be under way"
     later = StoredWorkspaces(store, LaterClock(2 * 86_400), most_bytes=MOST_BYTES)
     collected = await later.collect(ORG, [first.manifest])
-    assert collected.removed >= 4
+    assert collected.removed == 3, "the marks of those that had begun"
     other = start()
     await workspaces.restore(other.client, first)
     (one.work / "more").unlink()

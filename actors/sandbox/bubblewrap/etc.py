@@ -15,7 +15,7 @@ _MADE = {
     "hosts": f"127.0.0.1 localhost {HOSTNAME}\n::1 localhost\n",
     "hostname": f"{HOSTNAME}\n",
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n",
-    # Which address can be reached, resolvers ask a datagram socket, which there is none; not every machine has IPv6.
+    # Resolvers try with a datagram socket which address can be reached; without one, what every machine has comes first.
     "gai.conf": "precedence ::ffff:0:0/96 100\n",
     # Nobody answers there: names are resolved by the proxy, where a sandbox has one.
     "resolv.conf": "options timeout:1 attempts:1\n",

@@ -104,8 +104,7 @@ class PackWriter:
         self._raise_failure()
 
     async def close(self) -> None:
-        for task in self._sealing:
-            task.cancel()
+        # Not cancelled: what a thread writes would appear after it was discarded.
         await asyncio.gather(*self._sealing, return_exceptions=True)
 
     async def _flush(self) -> None:

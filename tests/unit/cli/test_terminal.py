@@ -2,8 +2,10 @@
 
 import io
 import os
+import signal
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from serve_app.cli import logs
 from serve_app.cli.checklist import Checklist
 from serve_app.cli.console import age, seconds, size
 from serve_app.cli.doctor import show
-from serve_app.cli.status import component, report
+from serve_app.cli.status import component, family, report
 from serve_app.embedded.board import Snapshot, Step
 from serve_app.embedded.preflight import Finding
 from serve_app.embedded.state import Folders
@@ -67,6 +69,18 @@ def test_a_report_counts_this_process() -> None:
     assert said["rss_bytes"] > 1_000_000
     assert "aek_secret" not in str(said)
     assert report(None) == {"phase": "stopped"}
+
+
+def test_what_runs_in_a_sandbox_is_called_that() -> None:
+    door = subprocess.Popen(["bwrap", "-c", "sleep 60; :"], executable="/bin/sh", start_new_session=True)
+    try:
+        deadline = time.monotonic() + 10
+        while len(found := [row for row in family(os.getpid()) if row["component"] == "sandbox"]) < 2:
+            assert time.monotonic() < deadline
+    finally:
+        os.killpg(door.pid, signal.SIGKILL)
+        door.wait()
+    assert door.pid in {row["pid"] for row in found}
 
 
 def test_findings_come_with_what_mends_them() -> None:

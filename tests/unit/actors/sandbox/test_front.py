@@ -203,6 +203,44 @@ async def test_waiting_for_somebodys_start_has_an_end(world: World) -> None:
         await asyncio.wait_for(waiting, 5)
 
 
+async def test_what_takes_long_to_come_back_goes_on_without_those_who_left(world: World) -> None:
+    made = await world.front.create(world.caller, None)
+    await world.front.pause(world.caller, made.id)
+    world.workspaces.gate.clear()
+    leaves, waits, queues = [asyncio.create_task(world.client(made)) for _ in range(3)]
+    await settled()
+    leaves.cancel()
+    await asyncio.sleep(0.15)
+    # Its pool says meanwhile that it is at it.
+    world.registry.started_at[made.id] = 61
+    world.clock.passed_s += 61
+    for task in (waits, queues):
+        with pytest.raises(TimedOutError) as told:
+            await asyncio.wait_for(task, 5)
+        assert told.value.retryable
+    assert world.row(made.id).state is SandboxState.STARTING
+    # Whoever tries again waits for the same start.
+    again = asyncio.create_task(world.client(made))
+    await asyncio.sleep(0.15)
+    world.workspaces.gate.set()
+    client = await asyncio.wait_for(again, 5)
+    assert world.row(made.id).fence == 2
+    assert not client.is_closed
+    assert await world.client(made) is client
+
+
+async def test_a_front_that_closes_gives_up_what_it_starts(world: World) -> None:
+    made = await world.front.create(world.caller, None)
+    await world.front.pause(world.caller, made.id)
+    world.workspaces.gate.clear()
+    leaves = asyncio.create_task(world.client(made))
+    await settled()
+    leaves.cancel()
+    await world.front.close()
+    assert world.row(made.id).state is SandboxState.STORED
+    world.workspaces.gate.set()
+
+
 async def test_a_starter_that_was_taken_for_dead_gives_way(world: World) -> None:
     """Its order comes to the pool when another front has taken the next fence: it uses that one's."""
     made = await world.front.create(world.caller, None)

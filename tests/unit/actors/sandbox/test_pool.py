@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from actors.sandbox.ports import Order
+from actors.sandbox.tenancy import Tenancy
+from actors.sandbox.watchdog import watch_memory
 from serve_app.core.domain.sandboxes import EndReason, Lease, SandboxState, Service
 from serve_app.core.errors import (
     AtCapacityError,
@@ -138,21 +140,6 @@ async def test_files_that_do_not_come_back_are_no_lease(node: Node) -> None:
     with pytest.raises(CorruptedError):
         await node.lease(begun, node.registry.snapshots[row.snapshot_id])
     assert (node.meters.open, node.pool.leased) == (0, 0)
-
-
-async def test_a_way_out_that_does_not_open_leaves_nothing(node: Node) -> None:
-    node.outlets.fails = RuntimeError("no proxy")
-    with pytest.raises(RuntimeError):
-        await node.lease()
-    assert (node.meters.open, node.pool.leased) == (0, 0)
-
-
-async def test_a_row_that_was_ended_meanwhile_gets_no_sandbox(node: Node) -> None:
-    row = await node.new_row()
-    await node.registry.end(row.org_id, row.id, EndReason.DELETED)
-    with pytest.raises(FencedError):
-        await node.lease(row)
-    assert node.pool.leased == 0
 
 
 async def test_an_order_that_comes_late_does_not_touch_the_newer_sandbox(node: Node) -> None:
@@ -302,6 +289,34 @@ async def test_a_database_that_was_away_is_nobodys_death() -> None:
     await second.pool.close()
 
 
+async def test_a_heart_that_stumbles_is_no_end(node: Node) -> None:
+    lease = await node.lease()
+    node.registry.fails = RuntimeError("deadlock detected")
+    await node.pool.beat()
+    node.registry.fails = None
+    await node.pool.beat()
+    assert await node.pool.wake(held(lease))
+
+
+async def test_one_that_cannot_be_ended_leaves_the_others_watched(node: Node) -> None:
+    leases = [await node.lease() for _ in range(3)]
+    for lease in leases[1:]:
+        node.started(lease).uses_bytes = 1 << 50
+    ended = []
+
+    async def end(tenancy: Tenancy) -> None:
+        ended.append(tenancy.row.id)
+        raise RuntimeError("its folder is busy")
+
+    watching = asyncio.create_task(watch_memory(node.pool._tenancies.all, end))
+    async with asyncio.timeout(5):
+        while len(ended) < 4:
+            await asyncio.sleep(0.01)
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+    assert set(ended) == {lease.sandbox_id for lease in leases[1:]}
+
+
 # --- its life ---
 
 
@@ -353,6 +368,9 @@ async def test_a_backend_that_cannot_work_offers_nothing_until_it_can() -> None:
     assert node.pool.capacity().rooms == {}
     with pytest.raises(AtCapacityError):
         await node.lease()
+    node.backend.sweep_fails = KeyError("ServerVersion")
+    await node.pool.look()
+    assert node.pool.capacity().rooms == {}
     node.backend.sweep_fails = None
     node.backend.is_usable = False
     await node.pool.look()

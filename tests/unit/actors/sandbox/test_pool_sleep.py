@@ -96,6 +96,15 @@ async def test_what_can_be_read_no_longer_is_given_up(node: Node, failure: Sandb
     assert node.pool.leased == 0
 
 
+async def test_what_cannot_be_read_as_a_change_is_read_whole(node: Node) -> None:
+    lease = await node.lease()
+    await node.pool.snapshot(held(lease))
+    node.workspaces.fails_with_parent = SandboxProtocolError("The field `mtime` is no number.")
+    stored = await node.pool.store(held(lease))
+    assert stored.parent_id is None
+    assert node.row(lease).state is SandboxState.STORED
+
+
 async def test_one_that_will_not_freeze_is_given_up(node: Node) -> None:
     node.backend.can_freeze = False
     lease = await node.lease()
@@ -119,6 +128,81 @@ async def test_the_limit_of_time_waits_for_the_database(node: Node) -> None:
     node.registry.fails = None
     await node.passes(1)
     assert node.row(lease).end_reason is EndReason.WALL_LIMIT
+
+
+async def test_without_a_freezer_it_is_stored_at_once_and_charged_until_then(node: Node) -> None:
+    node.backend.can_freeze = False
+    node.workspaces.fails = UnavailableError("The store is away.")
+    lease = await node.asleep()
+    for _ in range(3):
+        await node.passes(1)
+        assert (node.row(lease).state, node.meters.open) == (SandboxState.FROZEN, 1)
+    node.workspaces.fails = None
+    await node.passes(KEEP_S)
+    assert (node.row(lease).state, node.meters.open) == (SandboxState.STORED, 0)
+
+
+async def test_without_a_freezer_it_wakes_only_if_it_can_be_paid(node: Node) -> None:
+    node.backend.can_freeze = False
+    lease = await node.asleep()
+    node.meters.spent = True
+    with pytest.raises(BudgetExceededError):
+        await node.pool.wake(held(lease))
+    assert node.client(lease).is_frozen
+
+
+async def test_the_limit_of_time_waits_for_no_capture(node: Node) -> None:
+    lease = await node.lease()
+    node.workspaces.gate.clear()
+    snapshot = asyncio.create_task(node.pool.snapshot(held(lease)))
+    await node.passes(1)
+    assert not node.client(lease).is_closed
+    await node.passes(WALL_S + 1)
+    assert node.client(lease).is_closed
+    node.workspaces.fails = SandboxLostError("This client is closed.")
+    node.workspaces.gate.set()
+    with pytest.raises(SandboxLostError):
+        await snapshot
+    await node.passes(1)
+    assert node.row(lease).end_reason is EndReason.WALL_LIMIT
+
+
+@pytest.mark.parametrize("is_asleep", [False, True])
+async def test_a_capture_nobody_pays_for_has_an_end(node: Node, is_asleep: bool) -> None:
+    lease = await (node.asleep() if is_asleep else node.lease())
+    node.workspaces.gate.clear()
+    node.meters.spent = True
+    snapshot = asyncio.create_task(node.pool.snapshot(held(lease)))
+    await settled()
+    await node.passes(1)
+    await node.passes(60)
+    assert not node.client(lease).is_closed, "an honest one has the time it needs"
+    await node.passes(3600)
+    assert node.client(lease).is_closed
+    snapshot.cancel()
+    await asyncio.gather(snapshot, return_exceptions=True)
+
+
+async def test_a_capture_of_one_asleep_is_charged(node: Node) -> None:
+    lease = await node.asleep()
+    node.workspaces.gate.clear()
+    snapshot = asyncio.create_task(node.pool.snapshot(held(lease)))
+    await settled()
+    assert node.meters.open == 1
+    node.workspaces.gate.set()
+    await snapshot
+    assert node.meters.open == 0
+
+
+async def test_what_was_ended_elsewhere_is_found_while_it_is_in_use(node: Node) -> None:
+    lease = await node.lease()
+    await node.passes(61)
+    assert node.pool.leased == 1
+    await node.registry.end(node.caller.org_id, lease.sandbox_id, EndReason.DELETED)
+    for _ in range(3):
+        await node.pool.renew([held(lease)])
+        await node.passes(30)
+    assert node.pool.leased == 0
 
 
 # --- snapshots ---

@@ -5,12 +5,19 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 from pydantic import ByteSize
 
 from actors.sandbox.containers.places import SUPERVISOR, launch
+from actors.sandbox.containers.trial import Findings
+from actors.sandbox.docker.backend import DockerBackend
 from actors.sandbox.docker.container import GVISOR, RUNC, Bind, Runtime, describe
+from actors.sandbox.docker.engine import Engine, EngineFacts
 from actors.sandbox.docker.seccomp import docker_profile
-from configs.sandboxes import Limits
+from actors.sandbox.docker.trials import Ready
+from configs.sandboxes import Limits, Profile
+from serve_app.core.clock import SystemClock
+from serve_app.core.domain.ids import new_sandbox_id
 
 _MIB = 1024 * 1024
 _LIMITS = Limits(
@@ -69,6 +76,27 @@ def test_gvisor_counts_processes_itself_and_filters_nothing_on_the_host() -> Non
     assert host["SecurityOpt"] == ["no-new-privileges"]
     assert {"Name": "nproc", "Soft": 64, "Hard": 64} in host["Ulimits"]
     assert host["PidsLimit"] > 64
+
+
+@pytest.mark.parametrize(
+    ("profile", "has_way_out"),
+    [({}, False), ({"egress": {"allow": ["example.org"]}}, True), ({"may_use_connectors": True}, True)],
+)
+async def test_a_sandbox_with_a_way_out_is_told_of_it(
+    tmp_path: Path, profile: dict[str, object], *, has_way_out: bool
+) -> None:
+    backend = DockerBackend(
+        Engine("unix:///nowhere"), RUNC, owner="o", image="i", run_dir=tmp_path, supervisor=tmp_path,
+        clock=SystemClock(),
+    )  # fmt: skip
+    facts = EngineFacts(
+        runtimes=frozenset(), has_memory_limit=True, has_swap_limit=True, has_cpu_limit=True, counts_sockets=True,
+        is_rootless=False, has_own_users=True,
+    )  # fmt: skip
+    asked = Profile.model_validate({"id": "p", "backend": "docker", "image": "i", **profile})
+    found: Any = backend._describe(new_sandbox_id(), asked, Ready("i", Findings(tmp_path, {}), facts), tmp_path)
+    assert ("--egress" in found["Entrypoint"][-1]) is has_way_out is asked.has_way_out
+    await backend.close()
 
 
 def test_the_token_is_in_no_argument() -> None:
