@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import psutil
 
 from actors.sandbox.base import SandboxBackend
-from actors.sandbox.client import SandboxClient
-from actors.sandbox.dialling import dial_door, dial_unix
+from actors.sandbox.door.client import SandboxClient
+from actors.sandbox.door.dialling import dial_door, dial_unix
 from actors.sandbox.front import Sandboxes
 from actors.sandbox.pool import Pool
 from actors.sandbox.ports import Held, Meterage, Meters, Order, Outlet, Outlets, Pools, Registry, Workspaces

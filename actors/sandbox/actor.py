@@ -11,14 +11,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.handles import NAMESPACE, remove_actor
 from actors.sandbox.backends import Backends
-from actors.sandbox.client import SandboxClient
-from actors.sandbox.dialling import dial_unix
+from actors.sandbox.door.client import SandboxClient
+from actors.sandbox.door.dialling import dial_unix
+from actors.sandbox.door.relay import Relay
 from actors.sandbox.egress.outlets import EgressOutlets
 from actors.sandbox.housekeeping import forget_old_snapshots
 from actors.sandbox.metering import SandboxMeters
 from actors.sandbox.pool import Pool
 from actors.sandbox.ports import Capacity, Held, Order
-from actors.sandbox.relay import Relay
 from actors.sandbox.snapshots.workspaces import StoredWorkspaces
 from configs.sandboxes import Profiles
 from configs.settings import Settings

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from weakref import WeakValueDictionary
 
-from actors.sandbox.client import SandboxClient
+from actors.sandbox.door.client import SandboxClient
 from actors.sandbox.ports import Held, Order, Pools, Registry
 from configs.sandboxes import Profiles
 from serve_app.core.clock import Clock

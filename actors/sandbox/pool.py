@@ -7,7 +7,7 @@ from pathlib import Path
 
 from actors.sandbox.base import Means, SandboxBackend
 from actors.sandbox.chores import Chores
-from actors.sandbox.client import SandboxClient
+from actors.sandbox.door.client import SandboxClient
 from actors.sandbox.keeping import kept_starting
 from actors.sandbox.ports import Capacity, Held, Meterage, Meters, Order, Outlets, Registry, Room, Workspaces
 from actors.sandbox.stock import Ready, Stock

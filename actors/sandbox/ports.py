@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from actors.sandbox.client import SandboxClient
+from actors.sandbox.door.client import SandboxClient
 from serve_app.core.domain.callers import Caller
 from serve_app.core.domain.ids import LeaseId, OrgId, SandboxId, SessionId, SnapshotId
 from serve_app.core.domain.sandboxes import EndReason, Lease, Sandbox, SandboxState, Service, Snapshot

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from actors.sandbox.client import SandboxClient
+from actors.sandbox.door.client import SandboxClient
 from actors.sandbox.ports import Held, Meterage, Outlet
 from actors.sandbox.stock import Ready
 from configs.sandboxes import Profile

@@ -11,8 +11,8 @@ from ray.serve._private.constants import SERVE_HTTP_REQUEST_DISCONNECT_DISABLED_
 from ray.serve.config import HTTPOptions
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from actors.sandbox.client import SandboxClient
-from actors.sandbox.dialling import dial_door
+from actors.sandbox.door.client import SandboxClient
+from actors.sandbox.door.dialling import dial_door
 from actors.sandbox.front import Sandboxes
 from actors.sandbox.handles import RayPools
 from actors.session.handles import AgentHosts

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from actors.sandbox.backends import Backends
 from actors.sandbox.base import SandboxBackend
-from actors.sandbox.client import SandboxClient
+from actors.sandbox.door.client import SandboxClient
 from actors.sandbox.front import Sandboxes
 from actors.sandbox.pool import Pool
 from configs.sandboxes import Profile, Profiles, load_profiles

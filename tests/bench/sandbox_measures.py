@@ -12,9 +12,9 @@ from typing import TypeVar
 
 import uvloop
 
-from actors.sandbox.cells import CellRequest
-from actors.sandbox.client import SandboxClient
-from actors.sandbox.running import ExecRequest, Output
+from actors.sandbox.door.cells import CellRequest
+from actors.sandbox.door.client import SandboxClient
+from actors.sandbox.door.running import ExecRequest, Output
 from serve_app.core.domain.ids import SandboxId, new_sandbox_id
 from serve_app.core.errors import AetherError
 from tests.bench.sandbox_grounds import Ground, LocalGround

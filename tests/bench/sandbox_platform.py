@@ -16,8 +16,8 @@ import yaml
 
 from actors.handles import NAMESPACE
 from actors.sandbox.actor import pool_name
-from actors.sandbox.client import SandboxClient
-from actors.sandbox.dialling import dial_door
+from actors.sandbox.door.client import SandboxClient
+from actors.sandbox.door.dialling import dial_door
 from actors.sandbox.front import Sandboxes
 from actors.sandbox.handles import RayPools
 from actors.sandbox.ports import Capacity

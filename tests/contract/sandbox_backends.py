@@ -15,14 +15,14 @@ from actors.sandbox.base import LimitName, Means, SandboxBackend, Started
 from actors.sandbox.bubblewrap.backend import BubblewrapBackend
 from actors.sandbox.bubblewrap.machine import find_machine
 from actors.sandbox.bubblewrap.program import bubblewrap_program
-from actors.sandbox.client import SandboxClient
-from actors.sandbox.dialling import dial_unix
 from actors.sandbox.docker.backend import DockerBackend
 from actors.sandbox.docker.container import GVISOR, RUNC, Runtime
 from actors.sandbox.docker.engine import Engine
+from actors.sandbox.door.client import SandboxClient
+from actors.sandbox.door.dialling import dial_unix
+from actors.sandbox.door.running import Completed
 from actors.sandbox.ray.backend import RayBackend
 from actors.sandbox.ray.handles import RayRuntime
-from actors.sandbox.running import Completed
 from configs.sandboxes import Profile
 from serve_app.core.clock import SystemClock
 from serve_app.core.domain.ids import new_sandbox_id

@@ -10,8 +10,8 @@ from typing import get_args
 import pytest
 
 from actors.sandbox.base import LimitName, Means
-from actors.sandbox.client import SandboxClient
-from actors.sandbox.dialling import dial_unix
+from actors.sandbox.door.client import SandboxClient
+from actors.sandbox.door.dialling import dial_unix
 from serve_app.core.domain.ids import new_sandbox_id
 from serve_app.core.errors import SandboxLostError
 from tests.contract.sandbox_backends import BACKENDS, Kind, Sandbox

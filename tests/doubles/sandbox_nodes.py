@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from actors.sandbox.client import SandboxClient
+from actors.sandbox.door.client import SandboxClient
 from actors.sandbox.front import Sandboxes
 from actors.sandbox.pool import Pool
 from actors.sandbox.ports import Held, Order, Outlet

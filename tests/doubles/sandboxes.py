@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from actors.sandbox.base import Ability, Usage
-from actors.sandbox.client import SandboxClient
-from actors.sandbox.connection import Connection
-from actors.sandbox.processes import Detached
+from actors.sandbox.door.client import SandboxClient
+from actors.sandbox.door.connection import Connection
+from actors.sandbox.door.processes import Detached
 from configs.sandboxes import Profile
 from serve_app.core.domain.ids import SandboxId
 from serve_app.core.domain.sandboxes import Sandbox

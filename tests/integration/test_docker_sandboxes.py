@@ -14,12 +14,12 @@ import pytest
 
 import actors.sandbox.inside
 from actors.sandbox.base import Means
-from actors.sandbox.client import SandboxClient
-from actors.sandbox.dialling import dial_unix
 from actors.sandbox.docker.backend import DockerBackend
 from actors.sandbox.docker.container import GVISOR, RUNC, Runtime
 from actors.sandbox.docker.engine import Engine
 from actors.sandbox.docker.sandbox import DockerSandbox
+from actors.sandbox.door.client import SandboxClient
+from actors.sandbox.door.dialling import dial_unix
 from configs.sandboxes import Profile
 from serve_app.core.clock import SystemClock
 from serve_app.core.domain.ids import new_sandbox_id

@@ -14,8 +14,8 @@ import pytest
 
 import actors.sandbox.inside
 from actors.sandbox.base import Means
-from actors.sandbox.client import SandboxClient
-from actors.sandbox.dialling import dial_unix
+from actors.sandbox.door.client import SandboxClient
+from actors.sandbox.door.dialling import dial_unix
 from actors.sandbox.ray.backend import RayBackend
 from actors.sandbox.ray.handles import RayRuntime
 from actors.sandbox.ray.needs import Needs, look, runsc_problem

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from actors.sandbox.client import SandboxClient
-from actors.sandbox.dialling import dial_unix
-from actors.sandbox.running import ExecRequest, Output, Started
+from actors.sandbox.door.client import SandboxClient
+from actors.sandbox.door.dialling import dial_unix
+from actors.sandbox.door.running import ExecRequest, Output, Started
 from serve_app.core.errors import (
     ConflictError,
     EditConflictError,

@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from actors.sandbox.client import SandboxClient
-from actors.sandbox.dialling import dial_unix
+from actors.sandbox.door.client import SandboxClient
+from actors.sandbox.door.dialling import dial_unix
 from actors.sandbox.front import Sandboxes
 from actors.sandbox.pool import Pool
 from actors.sandbox.snapshots.workspaces import StoredWorkspaces

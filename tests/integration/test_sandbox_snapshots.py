@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from actors.sandbox.client import SandboxClient
-from actors.sandbox.dialling import dial_unix
-from actors.sandbox.entries import Bytes
+from actors.sandbox.door.client import SandboxClient
+from actors.sandbox.door.dialling import dial_unix
+from actors.sandbox.door.entries import Bytes
 from actors.sandbox.snapshots.workspaces import StoredWorkspaces
 from serve_app.core.clock import SystemClock
 from serve_app.core.domain.ids import new_org_id, new_sandbox_id

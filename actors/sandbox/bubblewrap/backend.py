@@ -20,8 +20,8 @@ from actors.sandbox.bubblewrap.sandbox import BubblewrapSandbox, remove_box
 from actors.sandbox.bubblewrap.spawner import Order
 from actors.sandbox.bubblewrap.spawners import Spawners
 from actors.sandbox.bubblewrap.spawning import NotStartedError, Spawned, Spawning
-from actors.sandbox.client import SandboxClient
-from actors.sandbox.dialling import dial_unix
+from actors.sandbox.door.client import SandboxClient
+from actors.sandbox.door.dialling import dial_unix
 from configs.sandboxes import Limits, Profile
 from serve_app.core.domain.ids import SandboxId, new_sandbox_id
 from serve_app.core.errors import AetherError, MisconfiguredError, UnavailableError

@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-from actors.sandbox.client import SandboxClient
 from actors.sandbox.containers.places import TOKEN_NAME
-from actors.sandbox.dialling import dial_unix
+from actors.sandbox.door.client import SandboxClient
+from actors.sandbox.door.dialling import dial_unix
 
 START_S = 30.0
 """For everything until a supervisor answers."""

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from actors.sandbox.entries import Bytes, Entry, Stream
+from actors.sandbox.door.entries import Bytes, Entry, Stream
 from actors.sandbox.snapshots.keys import Keys
 from actors.sandbox.snapshots.manifest import MOST_FILES, Manifest, PackRef, records_of
 from actors.sandbox.snapshots.packs import PACK_BYTES, PackWriter

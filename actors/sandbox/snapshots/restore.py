@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
 from typing import NamedTuple, Protocol
 
-from actors.sandbox.entries import Uploading
+from actors.sandbox.door.entries import Uploading
 from actors.sandbox.snapshots.archive import END, header, padding
 from actors.sandbox.snapshots.keys import Keys
 from actors.sandbox.snapshots.manifest import Manifest, records_of

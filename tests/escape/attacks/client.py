@@ -5,10 +5,10 @@ import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from actors.sandbox.cells import CellRequest
-from actors.sandbox.client import SandboxClient
-from actors.sandbox.running import ExecRequest
-from actors.sandbox.wire import DATA, DATA2, END, ERROR, EVENT, HELLO, REQUEST, RESULT
+from actors.sandbox.door.cells import CellRequest
+from actors.sandbox.door.client import SandboxClient
+from actors.sandbox.door.running import ExecRequest
+from actors.sandbox.door.wire import DATA, DATA2, END, ERROR, EVENT, HELLO, REQUEST, RESULT
 from tests.unit.actors.sandbox.peer import Json, Peer, Script
 
 _MIB = 1 << 20

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import psutil
 
-from actors.sandbox.cells import CellRequest
-from actors.sandbox.running import ExecRequest, Output
+from actors.sandbox.door.cells import CellRequest
+from actors.sandbox.door.running import ExecRequest, Output
 from serve_app.core.errors import AetherError
 from tests.contract.sandbox_backends import Sandbox
 from tests.escape.attack import Act, Attack, Category, Naive, Unshown, held

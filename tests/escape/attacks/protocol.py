@@ -5,10 +5,10 @@ import json
 import struct
 from collections.abc import Sequence
 
-from actors.sandbox.client import SandboxClient
-from actors.sandbox.dialling import dial_unix
-from actors.sandbox.relay import Relay
-from actors.sandbox.wire import CONTROL, DATA, ERROR, HELLO, REQUEST, RESULT
+from actors.sandbox.door.client import SandboxClient
+from actors.sandbox.door.dialling import dial_unix
+from actors.sandbox.door.relay import Relay
+from actors.sandbox.door.wire import CONTROL, DATA, ERROR, HELLO, REQUEST, RESULT
 from serve_app.core.errors import AetherError
 from tests.contract.sandbox_backends import Sandbox
 from tests.escape.attack import Act, Attack, Category, NotApplicable, Unshown, held

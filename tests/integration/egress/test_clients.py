@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 
 import actors.sandbox.inside
-from actors.sandbox.client import SandboxClient
-from actors.sandbox.dialling import dial_unix
+from actors.sandbox.door.client import SandboxClient
+from actors.sandbox.door.dialling import dial_unix
 from actors.sandbox.egress.outlets import EgressOutlets
 from configs.sandboxes import Egress
 from serve_app.core.domain.addresses import Reach

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from actors.sandbox.cells import CellRequest
-from actors.sandbox.client import SandboxClient
-from actors.sandbox.wire import DATA, DATA2
+from actors.sandbox.door.cells import CellRequest
+from actors.sandbox.door.client import SandboxClient
+from actors.sandbox.door.wire import DATA, DATA2
 from serve_app.api.resources.sandboxes.files.endpoints import list_files
 from serve_app.api.resources.sandboxes.programs import service
 from serve_app.api.resources.sandboxes.programs.endpoints import read_process_output

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import Depends
 
-from actors.sandbox.client import SandboxClient
+from actors.sandbox.door.client import SandboxClient
 from serve_app.api.deps import CallerDep, ServicesDep
 from serve_app.core.domain.ids import SandboxId, is_id
 from serve_app.core.errors import NotFoundError

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from actors.sandbox.client import SandboxClient
-from actors.sandbox.dialling import dial_unix
-from actors.sandbox.wire import END, ERROR, EVENT, HELLO, REQUEST, RESULT
+from actors.sandbox.door.client import SandboxClient
+from actors.sandbox.door.dialling import dial_unix
+from actors.sandbox.door.wire import END, ERROR, EVENT, HELLO, REQUEST, RESULT
 
 TOKEN = "0123456789abcdef" * 2
 Json = dict[str, object]

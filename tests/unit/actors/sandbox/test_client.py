@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from actors.sandbox.running import ExecRequest, Output, Started
-from actors.sandbox.wire import CONTROL, DATA, DATA2, END, EVENT
+from actors.sandbox.door.running import ExecRequest, Output, Started
+from actors.sandbox.door.wire import CONTROL, DATA, DATA2, END, EVENT
 from serve_app.core.errors import (
     AetherError,
     ConflictError,

@@ -5,10 +5,10 @@ import time
 
 import pytest
 
-from actors.sandbox.cells import CellRequest
-from actors.sandbox.refusals import refusal
-from actors.sandbox.running import ExecRequest
-from actors.sandbox.wire import DATA
+from actors.sandbox.door.cells import CellRequest
+from actors.sandbox.door.refusals import refusal
+from actors.sandbox.door.running import ExecRequest
+from actors.sandbox.door.wire import DATA
 from serve_app.core.errors import NoSuchFileError, SandboxFullError, SandboxProtocolError, TimedOutError
 from tests.unit.actors.sandbox.peer import Inside, Json, Peer
 

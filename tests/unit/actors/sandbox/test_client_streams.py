@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from actors.sandbox.cells import CellRequest, Display, Picture
-from actors.sandbox.running import Output
-from actors.sandbox.terminal import TerminalRequest
-from actors.sandbox.wire import DATA
+from actors.sandbox.door.cells import CellRequest, Display, Picture
+from actors.sandbox.door.running import Output
+from actors.sandbox.door.terminal import TerminalRequest
+from actors.sandbox.door.wire import DATA
 from serve_app.core.errors import BodyTooLargeError, SandboxFullError, SandboxProtocolError
 from tests.unit.actors.sandbox.peer import Inside, Json, Peer
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.sandbox.client import SandboxClient
+from actors.sandbox.door.client import SandboxClient
 from actors.sandbox.front import Sandboxes
 from actors.sandbox.pool import Pool
 from configs.sandboxes import Profile

@@ -13,10 +13,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from actors.sandbox.client import SandboxClient
-from actors.sandbox.dialling import dial_door, dial_relay, dial_unix
-from actors.sandbox.duplex import Duplex, splice
-from actors.sandbox.relay import Relay
+from actors.sandbox.door.client import SandboxClient
+from actors.sandbox.door.dialling import dial_door, dial_relay, dial_unix
+from actors.sandbox.door.duplex import Duplex, splice
+from actors.sandbox.door.relay import Relay
 from serve_app.core.domain.ids import SandboxId, new_sandbox_id
 from serve_app.core.domain.sandboxes import Door
 from serve_app.core.errors import SandboxLostError, UnavailableError

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.sandbox.connection import HIGH_BYTES, Connection
-from actors.sandbox.refusals import refusal, words
-from actors.sandbox.wire import DATA, DATA2, EVENT, MAX_JSON_BYTES, RESULT, decode, encode
+from actors.sandbox.door.connection import HIGH_BYTES, Connection
+from actors.sandbox.door.refusals import refusal, words
+from actors.sandbox.door.wire import DATA, DATA2, EVENT, MAX_JSON_BYTES, RESULT, decode, encode
 from serve_app.core.errors import (
     AetherError,
     ConflictError,

@@ -9,8 +9,8 @@ from fastapi import APIRouter, Depends, Header, Query, Request, status
 from fastapi.responses import Response
 from starlette.requests import ClientDisconnect
 
-from actors.sandbox.client import SandboxClient
-from actors.sandbox.entries import Entry, Stream
+from actors.sandbox.door.client import SandboxClient
+from actors.sandbox.door.entries import Entry, Stream
 from serve_app.api.deps import ServicesDep
 from serve_app.api.resources.sandboxes.events import Frames, frame, streamed
 from serve_app.api.resources.sandboxes.files import service

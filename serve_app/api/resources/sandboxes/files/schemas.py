@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from actors.sandbox.entries import Entry, Match
+from actors.sandbox.door.entries import Entry, Match
 from serve_app.api.deps import Text
 
 Path = Annotated[Text, Field(min_length=1, max_length=4096)]

@@ -8,8 +8,8 @@ from urllib.parse import quote
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from actors.sandbox.client import SandboxClient
-from actors.sandbox.entries import Bytes, Reading
+from actors.sandbox.door.client import SandboxClient
+from actors.sandbox.door.entries import Bytes, Reading
 from serve_app.api.resources.sandboxes.files.schemas import shown
 from serve_app.core.errors import AetherError, SandboxLostError
 from serve_app.core.services.presence import while_present

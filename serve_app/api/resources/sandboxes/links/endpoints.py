@@ -4,8 +4,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, WebSocket
 
-from actors.sandbox.duplex import Duplex
-from actors.sandbox.terminal import Terminal, TerminalRequest
+from actors.sandbox.door.duplex import Duplex
+from actors.sandbox.door.terminal import Terminal, TerminalRequest
 from serve_app.api.deps import ServicesDep, TokenDep
 from serve_app.api.resources.sandboxes.links.service import Link, unknown, whole
 from serve_app.api.resources.sandboxes.opened import ClientDep

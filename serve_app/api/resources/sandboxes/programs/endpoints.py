@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request, status
 from fastapi.responses import Response
 
-from actors.sandbox.cells import Interpreter
+from actors.sandbox.door.cells import Interpreter
 from serve_app.api.deps import ServicesDep
 from serve_app.api.resources.sandboxes.events import begun, streamed, wants_events
 from serve_app.api.resources.sandboxes.opened import ClientDep

@@ -5,9 +5,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, model_validator
 
-from actors.sandbox.cells import CellError, CellRequest, Interpreter
-from actors.sandbox.processes import Process
-from actors.sandbox.running import Completed, ExecRequest
+from actors.sandbox.door.cells import CellError, CellRequest, Interpreter
+from actors.sandbox.door.processes import Process
+from actors.sandbox.door.running import Completed, ExecRequest
 from serve_app.api.deps import Text
 
 MOST_OUTPUT_BYTES = 16 * 1024**2

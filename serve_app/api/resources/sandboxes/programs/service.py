@@ -3,9 +3,9 @@
 import base64
 from collections.abc import AsyncIterator
 
-from actors.sandbox.cells import CellRequest, CellResult, Display, Picture, RunningCell
-from actors.sandbox.client import SandboxClient
-from actors.sandbox.running import ExecRequest, Output, Started, fed
+from actors.sandbox.door.cells import CellRequest, CellResult, Display, Picture, RunningCell
+from actors.sandbox.door.client import SandboxClient
+from actors.sandbox.door.running import ExecRequest, Output, Started, fed
 from serve_app.api.resources.sandboxes.events import Frames, Pieces, frame
 from serve_app.api.resources.sandboxes.programs.schemas import (
     MOST_OUTPUT_BYTES,

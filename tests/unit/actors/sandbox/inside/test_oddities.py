@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-from actors.sandbox.cells import CellRequest, Display
-from actors.sandbox.client import SandboxClient
-from actors.sandbox.dialling import dial_unix
+from actors.sandbox.door.cells import CellRequest, Display
+from actors.sandbox.door.client import SandboxClient
+from actors.sandbox.door.dialling import dial_unix
 from actors.sandbox.snapshots.workspaces import StoredWorkspaces
 from serve_app.core.clock import SystemClock
 from serve_app.core.domain.ids import new_org_id, new_sandbox_id

@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-from actors.sandbox.exchange import Exchange
-from actors.sandbox.fields import Fields, integer, maybe_integer, number, truth
-from actors.sandbox.lines import Lines
-from actors.sandbox.wire import DATA, DATA2, RESULT
+from actors.sandbox.door.exchange import Exchange
+from actors.sandbox.door.fields import Fields, integer, maybe_integer, number, truth
+from actors.sandbox.door.lines import Lines
+from actors.sandbox.door.wire import DATA, DATA2, RESULT
 from serve_app.core.errors import InvalidRequestError, SandboxLostError
 
 OUTPUT_BYTES = 1024 * 1024

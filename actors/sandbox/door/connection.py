@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, cast
 
-from actors.sandbox.wire import DATA, DATA2, ERROR, HEADER, MOST_FROM_INSIDE, REQUEST, RESULT, frame
+from actors.sandbox.door.wire import DATA, DATA2, ERROR, HEADER, MOST_FROM_INSIDE, REQUEST, RESULT, frame
 from serve_app.core.errors import AetherError, SandboxLostError, SandboxProtocolError, TimedOutError
 
 HIGH_BYTES: Final = 1024 * 1024

@@ -1,6 +1,6 @@
 """What a sandbox's refusals are to us: its codes looked up in a fixed table, its words cleaned and cut."""
 
-from actors.sandbox.wire import decode
+from actors.sandbox.door.wire import decode
 from serve_app.core.errors import (
     AetherError,
     ConflictError,

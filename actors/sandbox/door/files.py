@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterable, Sequence
 
-from actors.sandbox.entries import (
+from actors.sandbox.door.entries import (
     Bytes,
     Changes,
     Entry,
@@ -15,9 +15,9 @@ from actors.sandbox.entries import (
     entry_from,
     matches_stream,
 )
-from actors.sandbox.exchange import ask
-from actors.sandbox.fields import integer
-from actors.sandbox.lines import Lines
+from actors.sandbox.door.exchange import ask
+from actors.sandbox.door.fields import integer
+from actors.sandbox.door.lines import Lines
 from serve_app.core.errors import BodyTooLargeError
 
 LISTED = 10_000

@@ -4,11 +4,11 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal
 
-from actors.sandbox.exchange import Exchange
-from actors.sandbox.fields import Fields, integer, maybe_integer, number, text, truth
-from actors.sandbox.lines import Lines
-from actors.sandbox.running import Output
-from actors.sandbox.wire import DATA, DATA2, MAX_JSON_BYTES, RESULT
+from actors.sandbox.door.exchange import Exchange
+from actors.sandbox.door.fields import Fields, integer, maybe_integer, number, text, truth
+from actors.sandbox.door.lines import Lines
+from actors.sandbox.door.running import Output
+from actors.sandbox.door.wire import DATA, DATA2, MAX_JSON_BYTES, RESULT
 from serve_app.core.errors import SandboxLostError
 
 Interpreter = Literal["python", "shell", "node"]

@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from actors.sandbox.cells import CellRequest, Interpreter, RunningCell
-from actors.sandbox.dialling import Dial
-from actors.sandbox.duplex import Duplex
-from actors.sandbox.exchange import ask, turn_raw
-from actors.sandbox.fields import integer, number
-from actors.sandbox.files import FileCalls
-from actors.sandbox.lines import Lines
-from actors.sandbox.processes import (
+from actors.sandbox.door.cells import CellRequest, Interpreter, RunningCell
+from actors.sandbox.door.dialling import Dial
+from actors.sandbox.door.duplex import Duplex
+from actors.sandbox.door.exchange import ask, turn_raw
+from actors.sandbox.door.fields import integer, number
+from actors.sandbox.door.files import FileCalls
+from actors.sandbox.door.lines import Lines
+from actors.sandbox.door.processes import (
     Attached,
     Detached,
     ListeningPort,
@@ -19,8 +19,8 @@ from actors.sandbox.processes import (
     ports_from,
     processes_from,
 )
-from actors.sandbox.running import Completed, ExecRequest, Running, run_to_end
-from actors.sandbox.terminal import Terminal, TerminalRequest
+from actors.sandbox.door.running import Completed, ExecRequest, Running, run_to_end
+from actors.sandbox.door.terminal import Terminal, TerminalRequest
 from serve_app.core.errors import NotFoundError
 
 _SIGKILL = 9

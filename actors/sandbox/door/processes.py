@@ -3,12 +3,12 @@
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from actors.sandbox.exchange import Exchange
-from actors.sandbox.fields import Fields, integer, maybe_text, number, objects, text, texts, truth
-from actors.sandbox.lines import Lines
-from actors.sandbox.refusals import words
-from actors.sandbox.running import ExecResult, Output, exec_result
-from actors.sandbox.wire import DATA, DATA2, RESULT
+from actors.sandbox.door.exchange import Exchange
+from actors.sandbox.door.fields import Fields, integer, maybe_text, number, objects, text, texts, truth
+from actors.sandbox.door.lines import Lines
+from actors.sandbox.door.refusals import words
+from actors.sandbox.door.running import ExecResult, Output, exec_result
+from actors.sandbox.door.wire import DATA, DATA2, RESULT
 from serve_app.core.errors import NotFoundError, SandboxLostError
 
 _MOST_PID = 2**31 - 1

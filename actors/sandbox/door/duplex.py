@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from actors.sandbox.connection import Connection
+from actors.sandbox.door.connection import Connection
 from serve_app.core.errors import SandboxLostError
 
 _CHECK_S = 1.0

@@ -5,7 +5,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable
 
-from actors.sandbox.connection import Connection
+from actors.sandbox.door.connection import Connection
 from serve_app.core.domain.ids import SandboxId
 from serve_app.core.domain.sandboxes import Door
 from serve_app.core.errors import SandboxLostError, UnavailableError

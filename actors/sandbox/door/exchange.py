@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
-from actors.sandbox.connection import Connection
-from actors.sandbox.fields import Fields, truth
-from actors.sandbox.lines import Lines
-from actors.sandbox.refusals import ENDS_CONNECTION, refusal
-from actors.sandbox.wire import CONTROL, DATA, END, ERROR, EVENT, MAX_PAYLOAD_BYTES, RESULT, decode, encode
+from actors.sandbox.door.connection import Connection
+from actors.sandbox.door.fields import Fields, truth
+from actors.sandbox.door.lines import Lines
+from actors.sandbox.door.refusals import ENDS_CONNECTION, refusal
+from actors.sandbox.door.wire import CONTROL, DATA, END, ERROR, EVENT, MAX_PAYLOAD_BYTES, RESULT, decode, encode
 from serve_app.core.errors import AetherError, NoSuchFileError, SandboxLostError, SandboxProtocolError
 
 _PIECE_BYTES = 256 * 1024

@@ -3,11 +3,11 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from actors.sandbox.exchange import Exchange
-from actors.sandbox.fields import integer
-from actors.sandbox.lines import Lines
-from actors.sandbox.running import ExecResult, exec_result
-from actors.sandbox.wire import DATA, RESULT
+from actors.sandbox.door.exchange import Exchange
+from actors.sandbox.door.fields import integer
+from actors.sandbox.door.lines import Lines
+from actors.sandbox.door.running import ExecResult, exec_result
+from actors.sandbox.door.wire import DATA, RESULT
 from serve_app.core.errors import SandboxLostError
 
 

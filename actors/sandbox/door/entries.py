@@ -3,8 +3,8 @@
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Generic, Literal, NamedTuple, TypeVar
 
-from actors.sandbox.exchange import Exchange
-from actors.sandbox.fields import (
+from actors.sandbox.door.exchange import Exchange
+from actors.sandbox.door.fields import (
     MOST_PATH_CHARS,
     Fields,
     checked_path,
@@ -17,9 +17,9 @@ from actors.sandbox.fields import (
     texts,
     truth,
 )
-from actors.sandbox.lines import Lines
-from actors.sandbox.refusals import words
-from actors.sandbox.wire import DATA, MAX_JSON_BYTES, RESULT
+from actors.sandbox.door.lines import Lines
+from actors.sandbox.door.refusals import words
+from actors.sandbox.door.wire import DATA, MAX_JSON_BYTES, RESULT
 
 _MOST_AT_ONCE = 20_000
 _MOST_LINE_CHARS = 10_000

@@ -5,9 +5,9 @@ import select
 from collections import deque
 from contextlib import suppress
 
-from actors.sandbox.connection import Connection
-from actors.sandbox.dialling import Dial
-from actors.sandbox.wire import HELLO, VERSION, encode, frame
+from actors.sandbox.door.connection import Connection
+from actors.sandbox.door.dialling import Dial
+from actors.sandbox.door.wire import HELLO, VERSION, encode, frame
 from serve_app.core.errors import OverloadedError, SandboxLostError, TimedOutError
 
 _MOST_IDLE = 8

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from actors.sandbox.connection import Connection
-from actors.sandbox.dialling import RELAY_GREETING, dial_unix
-from actors.sandbox.duplex import Duplex, splice
-from actors.sandbox.wire import ERROR, encode, frame
+from actors.sandbox.door.connection import Connection
+from actors.sandbox.door.dialling import RELAY_GREETING, dial_unix
+from actors.sandbox.door.duplex import Duplex, splice
+from actors.sandbox.door.wire import ERROR, encode, frame
 from serve_app.core.errors import AetherError
 
 _HELLO_LIMIT_S = 5.0
