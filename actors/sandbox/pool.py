@@ -239,18 +239,30 @@ class Pool:
     async def _move_in(self, tenancy: Tenancy, order: Order) -> None:
         """Its lock is held, so that nobody freezes or stores what is not yet whole."""
         await self._tenancies.seat(tenancy)
+        if order.snapshot or order.sandbox.services:
+            await self._furnish(tenancy, order)
+            await self._mark_running(tenancy)
+        else:
+            # There is nothing to bring back: the row is written while the token is set.
+            both = self._furnish(tenancy, order), self._mark_running(tenancy)
+            for failed in filter(None, await asyncio.gather(*both, return_exceptions=True)):
+                raise failed
+        if tenancy.is_over:
+            raise SandboxLostError("The sandbox was lost just now. Try again.")
+        self._tenancies.watch(tenancy)
+
+    async def _furnish(self, tenancy: Tenancy, order: Order) -> None:
         await tenancy.client.claim(tenancy.lease.door.token)
         if order.snapshot:
             await self._workspaces.restore(tenancy.client, order.snapshot)
             tenancy.snapshot = order.snapshot
         tenancy.outlet = self._outlets.open(tenancy.row, tenancy.way_out)
         await tenancy.start_services(order.sandbox.services)
+
+    async def _mark_running(self, tenancy: Tenancy) -> None:
         row = tenancy.row
         if not await self._registry.running(row.org_id, row.id, row.fence, tenancy.lease, self.id):
             raise FencedError("This sandbox has passed to another holder.")
-        if tenancy.is_over:
-            raise SandboxLostError("The sandbox was lost just now. Try again.")
-        self._tenancies.watch(tenancy)
 
     async def renew(self, held: Sequence[Held]) -> list[LeaseId]:
         """Use goes on; what was frozen runs again soon. Returns the leases this pool does not hold."""
