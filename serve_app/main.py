@@ -147,7 +147,7 @@ def deploy(settings: Settings) -> None:
     with stage("actors"):
         # The platform calls its own models where everybody does: the proxy of the node the host is on.
         hosts = start_hosts(settings, f"{settings.local_url}/v1")
-        pools = start_pools(settings, profiles, on_start)
+        remove_pools()
     with stage("serve"):
         serve.start(
             http_options={"host": settings.http.host, "port": settings.http.port},
@@ -190,10 +190,8 @@ def deploy(settings: Settings) -> None:
         except ray.exceptions.RayError as exc:
             raise DeployError(f"The agent hosts did not start: {type(exc).__name__}") from exc
     with stage("sandboxes"):
-        try:
-            ray.get([pool.health.remote() for pool in pools], timeout=60)
-        except ray.exceptions.RayError as exc:
-            raise DeployError(f"The sandbox pools did not start: {type(exc).__name__}") from exc
+        # Last, and not waited for: until they are up a few seconds later, leases wait for them.
+        start_pools(settings, profiles, on_start)
 
 
 def _vllm_application(model: ModelEntry, settings: Settings, on_start: tuple[Callable[[], None], ...]) -> Any:

@@ -28,12 +28,24 @@ _LOOK_S = 2.0
 _ANSWER_S = 10.0
 _WAKE_S = 60.0
 _STORE_S = 600.0
+_JOIN_S = 15.0
+_POLL_S = 0.1
 
 
 class RayPools:
-    """`start` it before use: it learns the nodes, gives each marked one its pool, and knows what each has free."""
+    """`start` it before use: it learns the nodes, gives those that join their pools, and knows what each has free.
 
-    def __init__(self, settings: Settings, profiles: Profiles, on_start: tuple[Callable[[], None], ...] = ()) -> None:
+    Whoever deploys starts the pools of the nodes there are, last of all; so for `join_s` none is started here.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        profiles: Profiles,
+        on_start: tuple[Callable[[], None], ...] = (),
+        *,
+        join_s: float = _JOIN_S,
+    ) -> None:
         self.node_id: str = ray.get_runtime_context().get_node_id()
         self._settings = settings
         self._profiles = profiles
@@ -45,8 +57,11 @@ class RayPools:
         self._ended: set[str] = set()
         """Nodes whose pool somebody has put an end to."""
         self._has_looked = asyncio.Event()
+        self._join_s = join_s
+        self._joins_at = 0.0
 
     async def start(self) -> None:
+        self._joins_at = asyncio.get_running_loop().time() + self._join_s
         self._looking = asyncio.create_task(self._look_forever(), name="sandbox pools")
 
     async def close(self) -> None:
@@ -59,8 +74,12 @@ class RayPools:
         try:
             async with asyncio.timeout(_ANSWER_S):
                 await self._has_looked.wait()
+                while self._nodes and not self._capacities:  # noqa: ASYNC110 - what changes them polls as well
+                    # The platform has just come up, and its pools are about to.
+                    await asyncio.sleep(_POLL_S)
         except TimeoutError:
-            raise TimedOutError("The cluster's nodes are not known yet. Try again.") from None
+            if not self._handles:
+                raise TimedOutError("The cluster's sandbox pools are not up yet. Try again.") from None
         problem: AetherError | None = None
         for node_id in ranked(self._capacities.values(), profile, near=self.node_id, prefer=prefer):
             try:
@@ -79,7 +98,7 @@ class RayPools:
         raise problem or self._why_not(profile)
 
     def _why_not(self, profile: str) -> AtCapacityError:
-        if not self._handles:
+        if not self._nodes:
             return AtCapacityError(
                 f"No node of this cluster runs sandboxes. Start one with --resources='{{\"{RESOURCE}\": 1}}'."
             )
@@ -154,13 +173,14 @@ class RayPools:
             del self._handles[node_id]
             self._capacities.pop(node_id, None)
         self._ended &= alive
+        may_start = asyncio.get_running_loop().time() >= self._joins_at
         for node_id in alive - self._handles.keys():
-            if handle := await asyncio.to_thread(self._find, node_id):
+            if handle := await asyncio.to_thread(self._find, node_id, may_start=may_start):
                 self._handles[node_id] = handle
         await asyncio.gather(*(self._learn(node_id) for node_id in self._handles.keys() & alive))
 
-    def _find(self, node_id: str) -> Any | None:
-        if node_id in self._ended:
+    def _find(self, node_id: str, *, may_start: bool) -> Any | None:
+        if node_id in self._ended or not may_start:
             # Whoever put an end to it starts the next one, with settings that may be others than ours, or none.
             return find_pool(node_id)
         return start_pool(node_id, self._settings, self._profiles, self._on_start)

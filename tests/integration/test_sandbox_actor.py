@@ -70,7 +70,7 @@ class Reach:
         self.nodes = nodes
         self.caller = tenant.caller
         self.rows = SqlSandboxRepository(database, 32)
-        self.pools = RayPools(nodes.settings, nodes.profiles)
+        self.pools = RayPools(nodes.settings, nodes.profiles, join_s=0)
         self.front: Sandboxes = front_over(self.rows, self.pools, nodes.profiles)
 
     async def create(self) -> Sandbox:
