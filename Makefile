@@ -41,9 +41,9 @@ contract: setup ## Every port against every backend
 integration: setup ## Real servers and a local Ray
 	@$(TEST_ENV) $(PYTEST) tests/integration
 
-test-escape: setup ## Attacks on sandboxes, on every backend there can be here
+test-escape: setup ## Attacks on sandboxes, on every backend there can be here (ONLY=bubblewrap picks some)
 	@.ci/engine >/dev/null || true
-	@$(TEST_ENV) $(PYTEST) tests/escape
+	@$(TEST_ENV) $(PYTEST) tests/escape $(if $(ONLY),-k "$(ONLY)")
 
 test-vllm: ## The engine tests against vLLM on the CPU, in an environment of its own (6 GB)
 	@.ci/vllm

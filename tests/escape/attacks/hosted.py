@@ -12,7 +12,7 @@ import psutil
 
 from actors.sandbox.door.cells import CellRequest
 from actors.sandbox.door.running import ExecRequest, Output
-from serve_app.core.errors import AetherError
+from serve_app.core.errors import AetherError, SandboxLostError
 from tests.contract.sandbox_backends import Sandbox
 from tests.escape.attack import Act, Attack, Category, Naive, Unshown, held
 from tests.escape.host import Host
@@ -130,13 +130,20 @@ FLOODS = Category(
 # --- time limits ---
 
 
+_KILLED_OR_ENDS = "killed|sandbox ends"
+"""gVisor, slow under load, may lose the whole sandbox over it (seen once in some hundred runs)."""
+
+
 def _late(program: str, *, timeout_s: float | None = 1.0) -> Act:
     """`program` tries to write /work/late after its time. It runs in Python."""
 
     async def act(sandbox: Sandbox, host: Host) -> str:
         late = f"def late():\n    import time\n    time.sleep({1.0 + _LATE_S})\n    open('/work/late', 'w').close()\n"
         code = f"import os, signal, time, sys\n{late}{program}"
-        await sandbox.client.run(["python3", "-c", code], timeout_s=timeout_s)
+        try:
+            await sandbox.client.run(["python3", "-c", code], timeout_s=timeout_s)
+        except SandboxLostError:
+            return "sandbox ends"
         await asyncio.sleep(1.0 + _LATE_S)
         left = await sandbox.client.processes()
         is_there = "late" in await sandbox.says("ls /work")
@@ -163,21 +170,21 @@ async def _deaf_cell(sandbox: Sandbox, host: Host) -> str:
 TIME = Category(
     "Time limits",
     (
-        Attack("sleep-on", "Run longer than allowed.", held("killed"), act=_late("late()"), proof=_OURS, is_alone=True),
-        Attack("deaf", "Ignore every signal that can be ignored.", held("killed"),
+        Attack("sleep-on", "Run longer than allowed.", held("killed", gvisor=_KILLED_OR_ENDS), act=_late("late()"), proof=_OURS, is_alone=True),
+        Attack("deaf", "Ignore every signal that can be ignored.", held("killed", gvisor=_KILLED_OR_ENDS),
                act=_late("for n in range(1, 32):\n    try: signal.signal(n, signal.SIG_IGN)\n    except OSError: pass\nlate()"),
                proof=_OURS, is_alone=True),
-        Attack("double-fork", "Fork twice, in a session of one's own.", held("killed"),
+        Attack("double-fork", "Fork twice, in a session of one's own.", held("killed", gvisor=_KILLED_OR_ENDS),
                act=_late("if os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        late()\n    os._exit(0)\ntime.sleep(30)"),
                proof=_OURS, is_alone=True),
-        Attack("double-fork-and-leave", "The same, and end at once.", held("killed"),
+        Attack("double-fork-and-leave", "The same, and end at once.", held("killed", gvisor=_KILLED_OR_ENDS),
                act=_late("if os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        late()\n    os._exit(0)", timeout_s=5),
                proof=_OURS, is_alone=True),
-        Attack("kill-keeper", "Kill the process that would kill it.", held("killed"),
+        Attack("kill-keeper", "Kill the process that would kill it.", held("killed", gvisor=_KILLED_OR_ENDS),
                act=_late("os.kill(os.getppid(), 9)\nlate()"), proof=_OURS, is_alone=True),
-        Attack("stop-keeper", "Stop the process that would kill it.", held("killed"),
+        Attack("stop-keeper", "Stop the process that would kill it.", held("killed", gvisor=_KILLED_OR_ENDS),
                act=_late("os.kill(os.getppid(), signal.SIGSTOP)\nlate()"), proof=_OURS, is_alone=True),
-        Attack("orphan-and-kill-keeper", "Fork twice, then kill the keeper.", held("killed"),
+        Attack("orphan-and-kill-keeper", "Fork twice, then kill the keeper.", held("killed", gvisor=_KILLED_OR_ENDS),
                act=_late("k = os.getppid()\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        os.kill(k, 9)\n        late()\n    os._exit(0)\ntime.sleep(30)"),
                proof=_OURS, is_alone=True),
         Attack("hydra", "Fork faster than anybody kills.", held("killed"), act=_hydra, proof=_OURS, is_alone=True),
