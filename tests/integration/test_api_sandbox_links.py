@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,26 +10,10 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
 from serve_app.api.edge import is_own_origin
-from serve_app.core.db.engine import Database
 from serve_app.core.domain.ids import SandboxId, new_sandbox_id
-from serve_app.core.stores.live.redis import RedisLiveEvents
 from tests.apis import BASE_URL
 from tests.conftest import Tenant
-from tests.sandbox_apis import SandboxWorld, sandbox_world, serving
-
-
-@pytest.fixture
-async def world(
-    database: Database, live: RedisLiveEvents, tmp_path: Path, short_dir: Path
-) -> AsyncIterator[SandboxWorld]:
-    async with sandbox_world(database, live, tmp_path, short_dir / "sbl") as world:
-        yield world
-
-
-@pytest.fixture
-async def place(world: SandboxWorld) -> AsyncIterator[str]:
-    async with serving(world.services) as place:
-        yield place
+from tests.sandbox_apis import SandboxWorld
 
 
 @pytest.fixture

@@ -6,34 +6,17 @@ import io
 import json
 import tarfile
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from serve_app.core.db.engine import Database
 from serve_app.core.domain.ids import new_sandbox_id, new_session_id, new_snapshot_id
-from serve_app.core.stores.live.redis import RedisLiveEvents
 from tests.apis import problem
 from tests.conftest import Tenant
-from tests.sandbox_apis import SandboxWorld, sandbox_world, serving
+from tests.sandbox_apis import SandboxWorld
 
 EVENTS = {"accept": "text/event-stream"}
-
-
-@pytest.fixture
-async def world(
-    database: Database, live: RedisLiveEvents, tmp_path: Path, short_dir: Path
-) -> AsyncIterator[SandboxWorld]:
-    async with sandbox_world(database, live, tmp_path, short_dir / "sbx") as world:
-        yield world
-
-
-@pytest.fixture
-async def place(world: SandboxWorld) -> AsyncIterator[str]:
-    async with serving(world.services) as place:
-        yield place
 
 
 @pytest.fixture

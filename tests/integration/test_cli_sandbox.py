@@ -6,16 +6,12 @@ import os
 import pty
 import signal
 import sys
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from serve_app.core.db.engine import Database
-from serve_app.core.stores.live.redis import RedisLiveEvents
 from tests.conftest import Tenant
-from tests.sandbox_apis import sandbox_world, serving
 
 _ROOT = Path(__file__).parents[2]
 
@@ -38,16 +34,13 @@ class CommandLine:
 
 
 @pytest.fixture
-async def aether(
-    database: Database, live: RedisLiveEvents, tmp_path: Path, short_dir: Path, tenant: Tenant
-) -> AsyncIterator[CommandLine]:
-    async with sandbox_world(database, live, tmp_path, short_dir / "sbc") as world, serving(world.services) as place:
-        yield CommandLine(
-            {
-                "PATH": os.environ["PATH"], "TERM": "dumb", "AETHER_CLIENT_URL": f"http://{place}",
-                "AETHER_CLIENT_API_KEY": tenant.key, "AETHER_DATA_DIR": str(tmp_path / "data"),
-            }
-        )  # fmt: skip
+def aether(place: str, tmp_path: Path, tenant: Tenant) -> CommandLine:
+    return CommandLine(
+        {
+            "PATH": os.environ["PATH"], "TERM": "dumb", "AETHER_CLIENT_URL": f"http://{place}",
+            "AETHER_CLIENT_API_KEY": tenant.key, "AETHER_DATA_DIR": str(tmp_path / "data"),
+        }
+    )  # fmt: skip
 
 
 async def test_programs_lists_and_removal(aether: CommandLine) -> None:
