@@ -183,8 +183,7 @@ def start_pool(
 
 
 def start_pools(settings: Settings, profiles: Profiles, on_start: tuple[Callable[[], None], ...] = ()) -> list[Any]:
-    """A pool with these settings on every marked node, in place of any that runs there."""
-    remove_pools()
+    """A pool on every marked node; one that runs there already stays (`remove_pools` ends those of other settings)."""
     return [start_pool(node_id, settings, profiles, on_start) for node_id in marked_nodes()]
 
 

@@ -7,7 +7,6 @@ from time import monotonic
 from .frames import (
     CONTROL,
     DATA,
-    DATA2,
     EVENT,
     HEADER_BYTES,
     MOST_PAYLOAD_BYTES,
@@ -90,9 +89,6 @@ class Channel:
     def data(self, payload: "Payload") -> None:
         """Any length; it becomes as many frames as it needs."""
         self._send_all(DATA, payload)
-
-    def data2(self, payload: "Payload") -> None:
-        self._send_all(DATA2, payload)
 
     def post(self, kind: int, payload: "Payload" = b"") -> None:
         """Send what can be sent at once and keep the rest for `flush_now`. Who posts again before that lets it grow."""
